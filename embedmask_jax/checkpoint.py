@@ -1,0 +1,367 @@
+"""Checkpoints: WORKDIR/checkpoints/<step>, written by Orbax in the background.
+
+A checkpoint has three items: `variables` (parameters and batch statistics: all
+that evaluation and prediction read), `training` (step and optimiser state) and
+`metadata/metadata.json` (format version, config, classes, preprocessing and a
+checksum of the two others, since a flipped bit in an array goes unnoticed
+otherwise).
+"""
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers
+
+from embedmask_jax.config import from_json, to_json
+from embedmask_jax.errors import UserError
+from embedmask_jax.train_state import TrainState
+
+FORMAT_VERSION = 1
+Tree = Any
+
+
+class CorruptCheckpointError(UserError):
+  """A checkpoint that cannot be read back as it was written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+  """What a checkpoint says about itself.
+
+  Attributes:
+    config: the run's whole config.
+    category_ids: of the training annotations, ascending; class c is the c-th.
+    class_names: in the same order.
+  """
+
+  config: ConfigDict
+  category_ids: tuple[int, ...]
+  class_names: tuple[str, ...]
+
+  @property
+  def categories(self) -> tuple[tuple[int, str], ...]:
+    """(category id, name) of every class."""
+    return tuple(zip(self.category_ids, self.class_names, strict=True))
+
+  def as_json(self) -> dict[str, Any]:
+    """The content of metadata.json but for the checksums."""
+    model, data = self.config.model, self.config.data
+    return {
+      'format_version': FORMAT_VERSION,
+      'config': to_json(self.config),
+      'category_ids': list(self.category_ids),
+      'class_names': list(self.class_names),
+      'preprocessing': {
+        'channels': 'BGR',
+        'pixel_mean': list(model.pixel_mean),
+        'pixel_std': list(model.pixel_std),
+        'short_side': data.eval_short_side,
+        'long_side': data.long_side,
+      },
+    }
+
+
+class CheckpointWriter:
+  """Writes a run's checkpoints and keeps the last ones and the best ones."""
+
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    metadata: Metadata,
+    *,
+    keep_last: int,
+    keep_best: int,
+    best_metric: str,
+  ):
+    """Opens WORKDIR/checkpoints, which must hold no unreadable checkpoint.
+
+    Args:
+      workdir: the run's folder, writable.
+      metadata: goes into every checkpoint.
+      keep_last: number of newest checkpoints to keep.
+      keep_best: number of checkpoints with the highest metric to keep besides.
+      best_metric: key of the metrics given to `save`.
+    """
+    self._metadata = metadata
+    self._best_metric = best_metric
+
+    def score(metrics: Mapping[str, float]) -> float:
+      return metrics[best_metric]
+
+    policies = [checkpoint_managers.LatestN(keep_last)]
+    if keep_best:
+      best = checkpoint_managers.BestN(
+        get_metric_fn=score, n=keep_best, keep_checkpoints_without_metrics=False
+      )
+      policies.append(best)
+    self._manager = ocp.CheckpointManager(
+      epath.Path(workdir).resolve() / 'checkpoints',
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+        best_fn=score,  # without it the metrics would not be written
+        best_mode='max',
+        enable_async_checkpointing=True,
+      ),
+      item_handlers={
+        'variables': ocp.StandardCheckpointHandler(),
+        'training': ocp.StandardCheckpointHandler(),
+        'metadata': ocp.JsonCheckpointHandler(filename='metadata.json'),
+      },
+    )
+
+  def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
+    """Starts writing `state` under its step; a step that is there is left alone.
+
+    Args:
+      state: copied before this returns, so it may be donated afterwards.
+      metrics: of this state; those without `best_metric` count as none.
+    """
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    items = {'variables': _variables(state), 'training': _training(state)}
+    checksums = {name: checksum(tree) for name, tree in items.items()}
+    score = (metrics or {}).get(self._best_metric)
+    if metrics is not None and score is None:
+      logging.warning(
+        'step %d has no metric %s: not a candidate for the best checkpoint',
+        step,
+        self._best_metric,
+      )
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        metadata=ocp.args.JsonSave(
+          {**self._metadata.as_json(), 'checksums': checksums}
+        ),
+        **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+      ),
+      metrics=None if score is None else {self._best_metric: float(score)},
+    )
+
+  def close(self) -> None:
+    """Waits until everything is written."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredCheckpoint:
+  """A checkpoint on disk: its folder, its step, and what it says about itself."""
+
+  folder: epath.Path
+  step: int
+  metadata: Metadata
+  checksums: Mapping[str, int]
+
+  def read(self, item: str, template: Tree) -> Tree:
+    """Reads an item in the structure of `template`.
+
+    Args:
+      item: 'variables' or 'training'.
+      template: tree of arrays (or `jax.ShapeDtypeStruct`); jax arrays are read
+        onto their devices, the others as NumPy arrays.
+
+    Raises:
+      CorruptCheckpointError: the item cannot be read, or is not what was written.
+      UserError: names, shapes or dtypes differ from the template's; names them.
+    """
+    found = self.shapes(item)
+    if problems := _misfits(found, flat_shapes(template)):
+      raise UserError(
+        f'{self.folder}: {item} do not fit the model and optimiser of this config: '
+        f'{"; ".join(problems)}'
+      )
+    try:
+      with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(
+          self.folder / item, jax.tree.map(_restore_target, template)
+        )
+    except Exception as error:  # whatever the storage library raises
+      raise CorruptCheckpointError(
+        f'{self.folder}/{item} cannot be read ({_first_line(error)}); use another '
+        'checkpoint'
+      ) from error
+    if checksum(tree) != self.checksums.get(item):
+      raise CorruptCheckpointError(
+        f'{self.folder}/{item} is not what was written (checksum differs); use '
+        'another checkpoint'
+      )
+    return tree
+
+  def shapes(self, item: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> (shape, dtype) of every array of an item.
+
+    Raises:
+      CorruptCheckpointError: the item does not say.
+    """
+    try:
+      with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(self.folder / item).item_metadata.tree
+    except Exception as error:
+      raise CorruptCheckpointError(
+        f'{self.folder}/{item} cannot be read ({_first_line(error)}); use another '
+        'checkpoint'
+      ) from error
+    return flat_shapes(tree)
+
+
+def open_checkpoint(path: epath.PathLike) -> StoredCheckpoint:
+  """Opens WORKDIR/checkpoints/<step>, or the newest checkpoint of a WORKDIR.
+
+  Raises:
+    UserError: no such folder, no checkpoint in it, unreadable metadata, or a
+      format version that this program does not read.
+  """
+  path = epath.Path(path).resolve()
+  if not path.exists():
+    raise UserError(f'checkpoint {path}: no such folder')
+  if path.name.isdigit() and not (path / 'checkpoints').exists():
+    return _open_step(path)
+  folder = path if path.name == 'checkpoints' else path / 'checkpoints'
+  steps = list_steps(folder)
+  if not steps:
+    raise UserError(
+      f'{path} holds no checkpoint; give a work folder or WORKDIR/checkpoints/<step>'
+    )
+  return _open_step(folder / str(steps[-1]))
+
+
+def list_steps(folder: epath.Path) -> list[int]:
+  """The steps of the finished checkpoints in WORKDIR/checkpoints, ascending."""
+  return sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
+
+
+def restore_latest(workdir: epath.PathLike, template: TrainState) -> TrainState | None:
+  """The newest readable state of a work folder.
+
+  Unreadable checkpoints are renamed to <step>.corrupt, with a warning, so that
+  the run can write that step again.
+
+  Args:
+    workdir: the run's folder.
+    template: a state of the same run; its arrays say where the restored ones go.
+
+  Returns:
+    The state, or None where the folder holds no checkpoint.
+
+  Raises:
+    UserError: there are checkpoints, but none can be read; or the newest one is
+      of another model, optimiser or format version.
+  """
+  folder = epath.Path(workdir).resolve() / 'checkpoints'
+  steps = list_steps(folder)
+  state = None
+  for step in reversed(steps):
+    try:
+      stored = _open_step(folder / str(step))
+      if state is None:
+        state = _read_state(stored, template)
+    except CorruptCheckpointError as error:
+      logging.warning('%s; it is renamed to %d.corrupt', error, step)
+      _set_aside(folder / str(step))
+  if steps and state is None:
+    raise UserError(
+      f'none of the {len(steps)} checkpoints in {folder} can be read; start in '
+      'another work folder'
+    )
+  return state
+
+
+def flat_shapes(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
+  """Path such as 'params/fpn/p6/bias' -> (shape, dtype), for every array."""
+  return {
+    name: (tuple(leaf.shape), np.dtype(leaf.dtype).name)
+    for name, leaf in ocp.tree.to_flat_dict(tree, sep='/').items()
+  }
+
+
+def checksum(tree: Tree) -> int:
+  """CRC-32 over the names and bytes of all arrays, in the order of the names."""
+  total = 0
+  for name, leaf in sorted(ocp.tree.to_flat_dict(tree, sep='/').items()):
+    total = zlib.crc32(name.encode(), total)
+    total = zlib.crc32(np.asarray(leaf).tobytes(), total)
+  return total
+
+
+def _variables(state: TrainState) -> Tree:
+  return {'params': state.params, 'batch_stats': state.batch_stats}
+
+
+def _training(state: TrainState) -> Tree:
+  return {'step': state.step, 'opt_state': state.opt_state}
+
+
+def _read_state(stored: StoredCheckpoint, template: TrainState) -> TrainState:
+  variables = stored.read('variables', _variables(template))
+  training = stored.read('training', _training(template))
+  return TrainState(**variables, **training)
+
+
+def _open_step(folder: epath.Path) -> StoredCheckpoint:
+  """Reads what a checkpoint says about itself; see `open_checkpoint`."""
+  try:
+    content = json.loads((folder / 'metadata' / 'metadata.json').read_text())
+    if (folder / 'metrics').exists():
+      json.loads((folder / 'metrics' / 'metrics').read_text())
+  except (OSError, ValueError) as error:
+    raise CorruptCheckpointError(
+      f'{folder} is not a checkpoint of this program, or is damaged '
+      f'({_first_line(error)})'
+    ) from error
+  version = content.get('format_version')
+  if version != FORMAT_VERSION:
+    raise UserError(
+      f'{folder} has format version {version}; this program reads {FORMAT_VERSION}'
+    )
+  try:
+    metadata = Metadata(
+      config=from_json(content['config']),
+      category_ids=tuple(content['category_ids']),
+      class_names=tuple(content['class_names']),
+    )
+    return StoredCheckpoint(folder, int(folder.name), metadata, content['checksums'])
+  except KeyError as error:
+    raise CorruptCheckpointError(f'{folder}: metadata.json lacks {error}') from error
+
+
+def _misfits(found: Mapping, expected: Mapping, limit: int = 4) -> list[str]:
+  """What differs between two `flat_shapes`, in words, the first few."""
+  problems = [
+    f'{name} is {found[name]} in the checkpoint and {expected[name]} here'
+    for name in expected
+    if name in found and found[name] != expected[name]
+  ]
+  problems += [f'{name} is missing' for name in expected if name not in found]
+  problems += [f'{name} has no place here' for name in found if name not in expected]
+  if len(problems) > limit:
+    problems[limit:] = [f'and {len(problems) - limit} more']
+  return problems
+
+
+def _restore_target(leaf: Any) -> Any:
+  if isinstance(leaf, jax.Array):
+    return ocp.utils.to_shape_dtype_struct(leaf)
+  return np.empty(leaf.shape, leaf.dtype)
+
+
+def _set_aside(folder: epath.Path) -> None:
+  target = folder.parent / f'{folder.name}.corrupt'
+  if target.exists():
+    target.rmtree()
+  folder.rename(target)
+
+
+def _first_line(error: Exception) -> str:
+  text = str(error).strip() or type(error).__name__
+  return text.splitlines()[0][:200]

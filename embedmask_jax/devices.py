@@ -1,0 +1,47 @@
+"""The devices of a run, and how arrays lie on them."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from embedmask_jax.errors import UserError
+from embedmask_jax.models.factory import DATA_AXIS
+
+
+def data_mesh(num_devices: int | None = None) -> Mesh:
+  """A mesh with the axis `DATA_AXIS` over the first devices, all by default."""
+  return Mesh(np.asarray(jax.devices()[:num_devices]), (DATA_AXIS,))
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+  """The arrays of a tree, whole on every device."""
+  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split(mesh: Mesh, tree: Any) -> Any:
+  """The arrays of a tree, their first axis split over the devices."""
+  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
+
+
+def check_batch_size(batch_size: int, *, devices: int, parts: int = 1) -> None:
+  """Checks that every device gets the same number of images in every part.
+
+  Args:
+    batch_size: images per update.
+    devices: number of devices.
+    parts: accumulation steps.
+
+  Raises:
+    UserError: it does not divide; names the nearest sizes that do.
+  """
+  unit = devices * parts
+  if batch_size % unit == 0:
+    return
+  below = batch_size // unit * unit
+  nearest = ', '.join(str(size) for size in (below, below + unit) if size)
+  over = f'{devices} devices' + (f' in {parts} parts' if parts > 1 else '')
+  raise UserError(
+    f'batch size {batch_size} does not divide over {over}; nearest: {nearest}'
+  )

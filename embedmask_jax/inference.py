@@ -1,0 +1,102 @@
+"""Padded images -> detections with full-resolution masks, in one program."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from embedmask_jax.models.embedmask import EmbedMask
+from embedmask_jax.models.factory import DATA_AXIS
+from embedmask_jax.models.heads import SPATIAL_DIMS
+from embedmask_jax.postprocess import DetectionSettings, detect
+from embedmask_jax.structures import Array, Batch, Detections
+
+# Sides of output canvases beyond the ladder are multiples of this many pixels.
+OVERSIZE_STEP = 1024
+
+Inference = Callable[[dict, Batch, tuple[int, int]], Detections]
+
+
+def make_inference(
+  model: EmbedMask, settings: DetectionSettings, mesh: Mesh
+) -> Inference:
+  """Returns the compiled function (variables, batch, output canvas) -> detections.
+
+  It uses the images and sizes of the batch, not its ground truth, and compiles
+  once for each combination of network canvas, batch size and output canvas.
+
+  Args:
+    model: the network.
+    settings: thresholds and caps.
+    mesh: with the axis `DATA_AXIS`; the batch is split over it.
+  """
+
+  def replica_inference(
+    variables: dict,
+    images: Array,
+    image_size: Array,
+    valid_size: Array,
+    original_size: Array,
+    *,
+    output_canvas: tuple[int, int],
+  ) -> Detections:
+    outputs = model.apply(variables, images, image_size, valid_size, train=False)
+    return detect(
+      outputs,
+      image_size,
+      valid_size,
+      original_size,
+      settings=settings,
+      spatial_dims=SPATIAL_DIMS,
+      output_canvas=output_canvas,
+    )
+
+  @partial(jax.jit, static_argnames='output_canvas')
+  def mapped(
+    variables: dict, *arrays: Array, output_canvas: tuple[int, int]
+  ) -> Detections:
+    return jax.shard_map(
+      partial(replica_inference, output_canvas=output_canvas),
+      mesh=mesh,
+      in_specs=(PartitionSpec(),) + (PartitionSpec(DATA_AXIS),) * len(arrays),
+      out_specs=PartitionSpec(DATA_AXIS),
+    )(variables, *arrays)
+
+  def inference(
+    variables: dict, batch: Batch, output_canvas: tuple[int, int]
+  ) -> Detections:
+    return mapped(
+      variables,
+      batch.images,
+      batch.image_size,
+      batch.valid_size,
+      batch.original_size,
+      output_canvas=output_canvas,
+    )
+
+  return inference
+
+
+def output_canvas(
+  original_sizes: np.ndarray, ladder: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+  """Returns the smallest canvas of the ladder that holds all original sizes.
+
+  Where none does, the sides are rounded up to multiples of `OVERSIZE_STEP`: the
+  route of large images, which compiles for each such size.
+
+  Args:
+    original_sizes: integers [..., 2], (height, width).
+    ladder: (height, width) of the canvases; widths are multiples of 8.
+  """
+  height, width = np.asarray(original_sizes).reshape(-1, 2).max(axis=0)
+  for rows, columns in sorted(ladder, key=lambda canvas: canvas[0] * canvas[1]):
+    if height <= rows and width <= columns:
+      return rows, columns
+
+  def rounded(side: int) -> int:
+    return int(-(-side // OVERSIZE_STEP) * OVERSIZE_STEP)
+
+  return rounded(height), rounded(width)

@@ -1,0 +1,147 @@
+"""Convolution and normalisation that do not see the padding.
+
+Every layer takes the features [B, rows, columns, channels] together with the
+valid size of each image on that map, int32 [B, 2], see `ops/valid_area.py`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from embedmask_jax.ops.precision import at_least_float32
+from embedmask_jax.ops.valid_area import area_mask, clear_outside
+from embedmask_jax.structures import Array
+
+NormKind = Literal['frozen_bn', 'group', 'batch']
+
+
+class Conv(nn.Conv):
+  """Convolution with symmetric zero padding around each image's valid area.
+
+  The output of a strided convolution has ceil(size / stride) valid cells a side.
+  """
+
+  def __call__(self, features: Array, size: Array) -> Array:  # type: ignore[override]
+    if max(self.kernel_size) > 1:
+      features = clear_outside(features, size)
+    return super().__call__(features)
+
+
+def conv(
+  channels: int,
+  kernel: int,
+  *,
+  name: str,
+  stride: int = 1,
+  bias: bool = True,
+  dtype: Any = jnp.float32,
+  kernel_init: Callable[..., Array],
+  bias_init: Callable[..., Array] = nn.initializers.zeros,
+) -> Conv:
+  """Returns a square `Conv` whose padding keeps ceil(size / stride) cells."""
+  return Conv(
+    channels,
+    (kernel, kernel),
+    strides=stride,
+    padding=[(kernel // 2, kernel // 2)] * 2,
+    use_bias=bias,
+    dtype=dtype,
+    kernel_init=kernel_init,
+    bias_init=bias_init,
+    name=name,
+  )
+
+
+class FrozenBatchNorm(nn.Module):
+  """A fixed affine map per channel, kept in the collection `batch_stats`.
+
+  `y = x * scale * rsqrt(var) + (bias - mean * scale * rsqrt(var))`, without an
+  epsilon, as the original's frozen batch norm.
+  """
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, features: Array, size: Array, *, train: bool) -> Array:
+    del size, train
+    channels = features.shape[-1:]
+
+    def buffer(name: str, value: float) -> Array:
+      full = jnp.full(channels, value, jnp.float32)
+      return self.variable('batch_stats', name, lambda: full).value
+
+    scale = buffer('scale', 1) * jax.lax.rsqrt(buffer('var', 1))
+    offset = buffer('bias', 0) - buffer('mean', 0) * scale
+    return features * scale.astype(self.dtype) + offset.astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+  """Group norm (arXiv 1803.08494) with the statistics of the valid area.
+
+  Flax's own takes a mask of the full feature shape and normalises groups in a
+  reshaped layout; here sums run over channels as they lie and only the sums are
+  grouped, which is what makes it cheap.
+  """
+
+  groups: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, features: Array, size: Array, *, train: bool) -> Array:
+    del train
+    channels = features.shape[-1]
+    scale = self.param('scale', nn.initializers.ones, (channels,))
+    bias = self.param('bias', nn.initializers.zeros, (channels,))
+    group_size = channels // self.groups
+    count = (size[:, 0] * size[:, 1] * group_size)[:, None]
+
+    def group_mean(x: Array) -> Array:
+      sums = jnp.sum(x, axis=(1, 2)).reshape(-1, self.groups, group_size).sum(-1)
+      return jnp.repeat(sums / count, group_size, axis=-1)[:, None, None, :]
+
+    x = at_least_float32(features)
+    mask = area_mask(features.shape[1:3], size)[..., None]
+    centred = jnp.where(mask, x - group_mean(jnp.where(mask, x, 0)), 0)
+    inverse = jax.lax.rsqrt(group_mean(centred**2) + 1e-5)
+    return (centred * (inverse * scale) + bias).astype(self.dtype)
+
+
+class BatchNorm(nn.BatchNorm):
+  """Batch norm over the valid areas of the whole global batch."""
+
+  def __call__(  # type: ignore[override]
+    self, features: Array, size: Array, *, train: bool
+  ) -> Array:
+    mask = area_mask(features.shape[1:3], size)[..., None]
+    return super().__call__(features, use_running_average=not train, mask=mask)
+
+
+def norm(
+  kind: NormKind,
+  channels: int,
+  *,
+  name: str,
+  dtype: Any = jnp.float32,
+  axis_name: str | None = None,
+) -> nn.Module:
+  """Returns the normalisation layer of a kind.
+
+  Args:
+    kind: `frozen_bn` (fixed, for pretrained backbones), `group` (at most 32
+      groups) or `batch` (live statistics).
+    channels: of the features.
+    name: name of the layer in the parameter tree.
+    dtype: dtype of the result; statistics are float32.
+    axis_name: device axis over which `batch` shares its statistics.
+  """
+  if kind == 'frozen_bn':
+    return FrozenBatchNorm(dtype=dtype, name=name)
+  if kind == 'group':
+    return GroupNorm(groups=math.gcd(32, channels), dtype=dtype, name=name)
+  return BatchNorm(
+    momentum=0.9, epsilon=1e-5, dtype=dtype, axis_name=axis_name, name=name
+  )

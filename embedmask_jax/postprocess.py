@@ -1,0 +1,329 @@
+"""`HeadOutputs` -> `Detections` with masks at the size of the original image.
+
+The one path of evaluation, prediction and export; static shapes throughout.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from embedmask_jax.ops.boxes import boxes_from_distances, clip_boxes
+from embedmask_jax.ops.locations import level_shapes, location_strides, locations
+from embedmask_jax.ops.masks import (
+  OUTSIDE_LOG_PROBABILITY,
+  mask_log_probability,
+  window_mask,
+)
+from embedmask_jax.ops.nms import greedy_nms
+from embedmask_jax.ops.resize import bilinear_weights, double_size
+from embedmask_jax.ops.valid_area import location_mask
+from embedmask_jax.structures import Array, Detections, HeadOutputs
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+  """How detections are read off the head outputs.
+
+  Attributes:
+    score_threshold: a (location, class) pair needs a class score above it.
+    pre_nms_top_k: pairs kept per level before NMS.
+    nms_threshold: IoU above which a box of the same class is suppressed.
+    max_detections: K, detections kept per image.
+    mask_threshold: a pixel belongs to the mask where p is above it.
+    mask_chunk: masks assembled at a time, which bounds the memory.
+  """
+
+  score_threshold: float = 0.05
+  pre_nms_top_k: int = 1000
+  nms_threshold: float = 0.6
+  max_detections: int = 100
+  mask_threshold: float = 0.53
+  mask_chunk: int = 10
+
+
+@struct.dataclass
+class Proposals:
+  """What NMS and the cap leave of the locations, best score first.
+
+  Attributes:
+    boxes: float32 [B, K, 4], network pixels, clipped to the image.
+    scores: float32 [B, K], class score times centerness; 0 where not `valid`.
+    labels: int32 [B, K].
+    valid: bool [B, K].
+    location: int32 [B, K].
+    num_candidates: int32 [B], pairs above the score threshold.
+    num_kept: int32 [B], what NMS left, before the cap.
+  """
+
+  boxes: Array
+  scores: Array
+  labels: Array
+  valid: Array
+  location: Array
+  num_candidates: Array
+  num_kept: Array
+
+
+def detect(
+  outputs: HeadOutputs,
+  image_size: Array,
+  valid_size: Array,
+  original_size: Array,
+  *,
+  settings: DetectionSettings,
+  spatial_dims: int,
+  output_canvas: tuple[int, int],
+) -> Detections:
+  """Returns the detections of a batch, see `Detections`.
+
+  Args:
+    outputs: of the network.
+    image_size: int32 [B, 2], network pixels, without padding.
+    valid_size: int32 [B, 2], network pixels, multiples of 32.
+    original_size: int32 [B, 2], no side longer than the output canvas.
+    settings: thresholds and caps.
+    spatial_dims: leading embedding dimensions that carry coordinates.
+    output_canvas: (Ho, Wo) of the masks; Wo is a multiple of 8.
+  """
+  found = select_proposals(outputs, image_size, valid_size, settings=settings)
+  masks = assemble_masks(
+    outputs,
+    found,
+    image_size,
+    valid_size,
+    original_size,
+    settings=settings,
+    spatial_dims=spatial_dims,
+    output_canvas=output_canvas,
+  )
+  scale = (original_size / image_size)[:, None, ::-1]
+  return Detections(
+    boxes=found.boxes * jnp.concatenate([scale, scale], axis=-1),
+    network_boxes=found.boxes,
+    scores=found.scores,
+    labels=found.labels,
+    valid=found.valid,
+    location=found.location,
+    masks=masks,
+    num_candidates=found.num_candidates,
+    num_kept=found.num_kept,
+  )
+
+
+def select_proposals(
+  outputs: HeadOutputs,
+  image_size: Array,
+  valid_size: Array,
+  *,
+  settings: DetectionSettings,
+) -> Proposals:
+  """Returns the proposals that become detections.
+
+  Per level the best (location, class) pairs above the threshold; over all levels
+  class-aware greedy NMS; the best `max_detections` of what is left. Equal scores
+  are ordered by location, then class.
+
+  Args:
+    outputs, image_size, valid_size, settings: see `detect`.
+  """
+  rows, columns = outputs.pixel_embedding.shape[1:3]
+  canvas = (8 * rows, 8 * columns)
+  points = jnp.asarray(locations(canvas), jnp.float32)
+  strides = jnp.asarray(location_strides(canvas), jnp.float32)[:, None]
+
+  def per_image(
+    logits: Array, centerness: Array, regression: Array, size: Array, in_area: Array
+  ) -> Proposals:
+    class_scores = jax.nn.sigmoid(logits)
+    is_candidate = (class_scores > settings.score_threshold) & in_area[:, None]
+    scores = class_scores * jax.nn.sigmoid(centerness)[:, None]
+    scores = jnp.where(is_candidate, scores, -1)
+    score, location, label = _top_pairs(scores, canvas, settings)
+    distances = regression[location] * strides[location]
+    boxes = clip_boxes(boxes_from_distances(points[location], distances), size)
+    keep = greedy_nms(boxes, label, score > 0, threshold=settings.nms_threshold)
+    place = jnp.nonzero(keep, size=settings.max_detections, fill_value=-1)[0]
+    valid = place >= 0
+    return Proposals(
+      boxes=jnp.where(valid[:, None], boxes[place], 0),
+      scores=jnp.where(valid, score[place], 0),
+      labels=jnp.where(valid, label[place], 0),
+      valid=valid,
+      location=jnp.where(valid, location[place], 0),
+      num_candidates=jnp.sum(is_candidate),
+      num_kept=jnp.sum(keep),
+    )
+
+  return jax.vmap(per_image)(
+    outputs.class_logits,
+    outputs.centerness,
+    outputs.box_regression,
+    image_size,
+    location_mask(canvas, valid_size),
+  )
+
+
+def _top_pairs(
+  scores: Array, canvas: tuple[int, int], settings: DetectionSettings
+) -> tuple[Array, Array, Array]:
+  """Returns score, location and class of the best pairs, best first.
+
+  Args:
+    scores: float32 [P, C], negative for pairs that are no candidates.
+    canvas: (H, W).
+    settings: for the number of pairs per level.
+  """
+  num_classes = scores.shape[1]
+  best: list[tuple[Array, Array, Array]] = []
+  start = 0
+  for rows, columns in level_shapes(canvas):
+    level = scores[start : start + rows * columns]
+    # The best k pairs lie at the k locations with the best pair each. Those are
+    # put back into index order so that equal scores keep it.
+    count = min(settings.pre_nms_top_k, rows * columns)
+    chosen = jnp.sort(jax.lax.top_k(level.max(axis=1), count)[1])
+    pairs = level[chosen].reshape(-1)
+    score, index = jax.lax.top_k(pairs, min(settings.pre_nms_top_k, pairs.size))
+    best.append((score, chosen[index // num_classes] + start, index % num_classes))
+    start += rows * columns
+  score, location, label = (
+    jnp.concatenate(part).astype(dtype)
+    for part, dtype in zip(
+      zip(*best, strict=True), (scores.dtype, jnp.int32, jnp.int32), strict=True
+    )
+  )
+  order = jnp.argsort(-score, stable=True)
+  return score[order], location[order], label[order]
+
+
+def assemble_masks(
+  outputs: HeadOutputs,
+  found: Proposals,
+  image_size: Array,
+  valid_size: Array,
+  original_size: Array,
+  *,
+  settings: DetectionSettings,
+  spatial_dims: int,
+  output_canvas: tuple[int, int],
+) -> Array:
+  """Returns the packed masks, uint8 [B, K, Ho, Wo/8], in original pixels.
+
+  The log-probability at stride 4, -10 outside the proposal's window, is resized
+  bilinearly to `ceil(valid size * original size / image size)` and thresholded;
+  what lies beyond the original size is cut off.
+
+  Args: see `detect`; `found` is what `select_proposals` returned.
+  """
+  pixels = double_size(outputs.pixel_embedding, valid_size // 8)
+  chunk = min(settings.mask_chunk, settings.max_detections)
+  padding = -settings.max_detections % chunk
+
+  def per_image(args: tuple) -> Array:
+    pixel, outputs_embedding, outputs_margin, found, *sizes = args
+    image, valid, original = sizes
+    weights = _resize_weights(pixel.shape[:2], output_canvas, image, valid, original)
+    inside = _inside(output_canvas, original)
+
+    def masks_of(args: tuple[Array, ...]) -> Array:
+      boxes, location, is_valid = args
+      log_p = proposal_log_probability(
+        pixel,
+        outputs_embedding[location],
+        outputs_margin[location],
+        boxes,
+        valid // 4,
+        spatial_dims=spatial_dims,
+      )
+      resized = _resize(log_p, *weights)
+      masks = (resized > np.log(settings.mask_threshold)) & inside
+      return jnp.packbits(masks & is_valid[:, None, None], axis=-1)
+
+    def no_masks(args: tuple[Array, ...]) -> Array:
+      zeros = jnp.zeros_like(args[-1], jnp.uint8)[:, None, None]
+      return jnp.tile(zeros, (1, output_canvas[0], output_canvas[1] // 8))
+
+    def chunk_masks(args: tuple[Array, ...]) -> Array:
+      return jax.lax.cond(jnp.any(args[-1]), masks_of, no_masks, args)
+
+    def chunked(x: Array) -> Array:
+      x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
+      return x.reshape(-1, chunk, *x.shape[1:])
+
+    parts = tuple(map(chunked, (found.boxes, found.location, found.valid)))
+    packed = jax.lax.map(chunk_masks, parts)
+    return packed.reshape(-1, *packed.shape[2:])[: settings.max_detections]
+
+  return jax.lax.map(
+    per_image,
+    (
+      pixels,
+      outputs.proposal_embedding,
+      outputs.margin,
+      found,
+      image_size,
+      valid_size,
+      original_size,
+    ),
+  )
+
+
+def proposal_log_probability(
+  pixel: Array,
+  embedding: Array,
+  margin: Array,
+  boxes: Array,
+  grid_size: Array,
+  *,
+  spatial_dims: int,
+) -> Array:
+  """Returns log p at stride 4, [K, rows, columns], -10 outside the windows.
+
+  Args:
+    pixel: float32 [rows, columns, D], the doubled pixel embedding.
+    embedding: float32 [K, D].
+    margin: float32 [K, M].
+    boxes: float32 [K, 4], network pixels.
+    grid_size: int32 [2], rows and columns of the grid in the valid area.
+    spatial_dims: see `detect`.
+  """
+  log_p = mask_log_probability(pixel, embedding, margin, spatial_dims=spatial_dims)
+  window = window_mask(boxes, pixel.shape[:2], grid_size)
+  return jnp.where(window, log_p, OUTSIDE_LOG_PROBABILITY)
+
+
+def _resize_weights(
+  grid: tuple[int, int],
+  output_canvas: tuple[int, int],
+  image_size: Array,
+  valid_size: Array,
+  original_size: Array,
+) -> tuple[Array, Array]:
+  """Returns the matrices that resize rows and columns of the stride-4 grid."""
+  target = jnp.ceil(
+    valid_size.astype(jnp.float32) * original_size / image_size.astype(jnp.float32)
+  )
+  rows, columns = (
+    bilinear_weights(grid[i], output_canvas[i], valid_size[i] // 4, target[i])
+    for i in range(2)
+  )
+  return rows, columns
+
+
+def _resize(grid: Array, row_weights: Array, column_weights: Array) -> Array:
+  """Resizes [K, rows, columns] with the matrices of `_resize_weights`."""
+  product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+  return product(
+    'kyw,xw->kyx', product('yh,khw->kyw', row_weights, grid), column_weights
+  )
+
+
+def _inside(canvas: tuple[int, int], size: Array) -> Array:
+  """Returns bool [Ho, Wo], True inside the original image."""
+  in_rows = jnp.arange(canvas[0]) < size[0]
+  in_columns = jnp.arange(canvas[1]) < size[1]
+  return in_rows[:, None] & in_columns[None, :]

@@ -1,0 +1,121 @@
+"""One update of the parameters, compiled over a mesh of devices."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from embedmask_jax.losses import LOSS_NAMES, Normalisers, compute_losses, normalisers
+from embedmask_jax.models.embedmask import EmbedMask
+from embedmask_jax.models.factory import DATA_AXIS
+from embedmask_jax.models.heads import SPATIAL_DIMS
+from embedmask_jax.structures import Array, Batch, Targets
+from embedmask_jax.targets import assign_targets
+from embedmask_jax.train_state import TrainState
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+
+
+def make_train_step(
+  model: EmbedMask,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  *,
+  accumulation_steps: int = 1,
+  mask_loss_weight: float = 0.5,
+) -> TrainStep:
+  """Returns the compiled step: (state, global batch) -> (state, metrics).
+
+  Each replica computes its share of the batch, in `accumulation_steps` parts one
+  after another. Normalisers are summed over all replicas and parts before any
+  loss is computed (they depend on the ground truth alone), so that the update is
+  that of the whole batch at once, however it is split.
+
+  Args:
+    model: the network.
+    optimizer: optax transformation of the summed gradient.
+    mesh: with the axis `DATA_AXIS`; the batch is split over it.
+    accumulation_steps: parts of a replica's share; must divide it.
+    mask_loss_weight: factor of the mask loss.
+
+  Returns:
+    The step. Its state argument is donated. Metrics are float32 scalars: `loss`,
+    `loss/class`, `loss/box`, `loss/centerness`, `loss/mask`, `grad_norm` and
+    `num_positive`.
+  """
+
+  def part_losses(
+    params: dict, batch_stats: dict, batch: Batch, targets: Targets, total: Normalisers
+  ) -> tuple[Array, tuple[dict, dict[str, Array]]]:
+    outputs, updated = model.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      batch.images,
+      batch.image_size,
+      batch.valid_size,
+      train=True,
+      mutable=['batch_stats'],
+    )
+    losses = compute_losses(
+      outputs,
+      targets,
+      batch,
+      total,
+      spatial_dims=SPATIAL_DIMS,
+      mask_loss_weight=mask_loss_weight,
+    )
+    return sum(losses.values()), (updated.get('batch_stats', {}), losses)
+
+  def replica_step(
+    state: TrainState, batch: Batch
+  ) -> tuple[TrainState, dict[str, Array]]:
+    targets = assign_targets(batch)
+    total = jax.lax.psum(normalisers(batch, targets), DATA_AXIS)
+    parts = jax.tree.map(
+      lambda x: x.reshape(accumulation_steps, -1, *x.shape[1:]), (batch, targets)
+    )
+    # Taken as varying over the replicas, the parameters get each replica's own
+    # gradient, which is summed once, after the last part.
+    varying = partial(jax.lax.pcast, axis_name=DATA_AXIS, to='varying')
+    params = jax.tree.map(varying, state.params)
+
+    def accumulate(carry: tuple, part: tuple[Batch, Targets]) -> tuple[tuple, None]:
+      batch_stats, grads, losses = carry
+      part_grads, (batch_stats, part_values) = jax.grad(part_losses, has_aux=True)(
+        params, batch_stats, *part, total
+      )
+      add = partial(jax.tree.map, jnp.add)
+      return (batch_stats, add(grads, part_grads), add(losses, part_values)), None
+
+    carry = (
+      state.batch_stats,
+      jax.tree.map(jnp.zeros_like, params),
+      {name: varying(jnp.zeros(())) for name in LOSS_NAMES},
+    )
+    (batch_stats, grads, losses), _ = jax.lax.scan(
+      accumulate, carry, parts, unroll=accumulation_steps == 1
+    )
+    grads, losses = jax.lax.psum((grads, losses), DATA_AXIS)
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    metrics = {f'loss/{name}': value for name, value in losses.items()}
+    metrics['loss'] = sum(losses.values())
+    metrics['grad_norm'] = optax.global_norm(grads)
+    metrics['num_positive'] = total.num_positive
+    new_state = TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+    )
+    return new_state, metrics
+
+  mapped = jax.shard_map(
+    replica_step,
+    mesh=mesh,
+    in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
+    out_specs=PartitionSpec(),
+  )
+  return jax.jit(mapped, donate_argnums=0)
