@@ -10,7 +10,7 @@ otherwise).
 import dataclasses
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -118,7 +118,9 @@ class CheckpointWriter:
       },
     )
 
-  def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
+  def save(
+    self, state: TrainState, metrics: Mapping[str, float | None] | None = None
+  ) -> None:
     """Starts writing `state` under its step; a step that is there is left alone.
 
     Args:
@@ -152,6 +154,12 @@ class CheckpointWriter:
     """Waits until everything is written."""
     self._manager.wait_until_finished()
     self._manager.close()
+
+  def __enter__(self) -> 'CheckpointWriter':
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +249,12 @@ def list_steps(folder: epath.Path) -> list[int]:
   return sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
 
 
-def restore_latest(workdir: epath.PathLike, template: TrainState) -> TrainState | None:
+def restore_latest(
+  workdir: epath.PathLike,
+  template: TrainState,
+  *,
+  accept: Callable[[StoredCheckpoint], None] = lambda stored: None,
+) -> TrainState | None:
   """The newest readable state of a work folder.
 
   Unreadable checkpoints are renamed to <step>.corrupt, with a warning, so that
@@ -250,6 +263,7 @@ def restore_latest(workdir: epath.PathLike, template: TrainState) -> TrainState 
   Args:
     workdir: the run's folder.
     template: a state of the same run; its arrays say where the restored ones go.
+    accept: called with the checkpoint before its arrays are read; may raise.
 
   Returns:
     The state, or None where the folder holds no checkpoint.
@@ -265,6 +279,7 @@ def restore_latest(workdir: epath.PathLike, template: TrainState) -> TrainState 
     try:
       stored = _open_step(folder / str(step))
       if state is None:
+        accept(stored)
         state = _read_state(stored, template)
     except CorruptCheckpointError as error:
       logging.warning('%s; it is renamed to %d.corrupt', error, step)

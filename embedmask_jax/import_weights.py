@@ -56,10 +56,11 @@ def import_weights(
   try:
     if any('backbone.body.' in name for name in tensors):
       imported, report = import_authors(tensors)
+      _check_settings(report.settings, model_settings)
       _check_same_shapes(imported, variables)
     else:
       imported, report = import_backbone(tensors, variables)
-    _check_settings(report.settings, model_settings)
+      _check_settings(report.settings, model_settings)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
   return imported, report

@@ -66,7 +66,7 @@ def _train(values: flags.FlagValues, argv: Sequence[str]) -> int:
   _enable_compilation_cache(values.compilation_cache)
   from embedmask_jax.train import train
 
-  train(config, workdir, name=Path(path).stem)
+  train(config, workdir)
   return 0
 
 

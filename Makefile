@@ -1,0 +1,78 @@
+# A target makes its own virtual environment, with the versions that
+# requirements.txt pins, the first time it is needed. That is `.venv`; where
+# PYTHON names another Python than `.venv` was made with, `.venv-3.12` or the like:
+#
+#   make test PYTHON=/path/to/python3.12
+
+ifeq ($(origin PYTHON),undefined)
+  PYTHON := python3
+  VENV ?= .venv
+else
+  asked_version := $(shell "$(PYTHON)" -c \
+    'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+  ifeq ($(asked_version),)
+    $(error PYTHON=$(PYTHON) does not run; name a Python 3.11 or newer)
+  endif
+  built_version := $(firstword $(shell \
+    sed -n 's/^version[a-z_]* *= *\([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2>/dev/null))
+  ifneq ($(filter-out $(asked_version),$(built_version)),)
+    VENV ?= .venv-$(asked_version)
+  endif
+  VENV ?= .venv
+endif
+
+RUN := $(VENV)/bin/python
+QUICKSTART := $(RUN) -m embedmask_jax.quickstart
+# Two workers; the tests of one file stay together and share what they compile.
+PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --durations 10
+LOCK := -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+  --extra test --group build --custom-compile-command 'make lock' \
+  --output-file requirements.txt pyproject.toml
+
+.PHONY: help quickstart test test-slow lint format lock
+help:
+	@echo 'make quickstart   train on generated scenes, print the COCO table, draw overlays'
+	@echo 'make test         the tests, without the slow ones'
+	@echo 'make test-slow    the slow ones'
+	@echo 'make lint         ruff and mypy'
+	@echo 'make format       let ruff rewrite what it can'
+	@echo 'make lock         pin the newest versions in requirements.txt'
+	@echo 'with PYTHON=/path/to/python3.12 for another Python than python3'
+
+installed := $(VENV)/.installed
+
+quickstart: $(installed)
+	@$(QUICKSTART)
+
+test: $(installed)
+	$(PYTEST) -m 'not slow'
+
+test-slow: $(installed)
+	$(PYTEST) -m slow
+
+lint: $(installed)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(installed)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+lock:
+	"$(PYTHON)" -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --upgrade uv
+	build/lock/bin/python $(LOCK)
+
+# The stamp comes last, so that an interrupted installation is taken up again.
+$(installed): requirements.txt pyproject.toml
+	@$(RUN) -m pip --version >/dev/null 2>&1 || { \
+	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "make: $(PYTHON) is $$("$(PYTHON)" -V 2>&1), which is not Python 3.11 or" \
+	      'newer; name one that is: make PYTHON=/path/to/python3.11' >&2; \
+	    exit 1; }; \
+	  "$(PYTHON)" -m venv $(VENV); }
+	@echo 'Installing the pinned packages into $(VENV), which takes a minute or a few ...'
+	@$(RUN) -m pip install --quiet --requirement requirements.txt
+	@$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,123 @@
+"""A COCO-format JSON and the folder(s) its images lie in."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedmask_jax.data.coco_json import (
+  group_by_image,
+  load_json,
+  make_ground_truth,
+  make_tables,
+)
+from embedmask_jax.data.image_source import ImageSource
+from embedmask_jax.data.masks import Segmentation
+from embedmask_jax.errors import UserError
+
+
+class CocoSource(ImageSource):
+  """Annotated images in COCO form.
+
+  Everything but the content of the images is checked when the source is made.
+  """
+
+  def __init__(
+    self,
+    annotations: str | os.PathLike,
+    images: str | os.PathLike,
+    *,
+    categories: Sequence[tuple[int, str]] | None = None,
+    min_box_side: float = 1.0,
+  ):
+    """Reads the JSON and looks for the images.
+
+    Args:
+      annotations: path of the JSON.
+      images: folder, or several joined by commas; each image lies in one of them.
+      categories: (id, name) of the classes to use, such as a checkpoint's; those of
+        the JSON by default.
+      min_box_side: original pixels; smaller objects are left out of training.
+
+    Raises:
+      UserError: the JSON cannot be used (see `load_json`), has a category that is not
+        among `categories`, or names images that are missing or in several folders.
+    """
+    self._annotations = os.fspath(annotations)
+    content = load_json(self._annotations)
+    table, self._segmentations = make_tables(content)
+    super().__init__(table, self._annotations, categories, min_box_side)
+    folders = [folder.strip() for folder in os.fspath(images).split(',')]
+    self._paths = _find_images(table.file_names, folders, self._annotations)
+
+  def _read(
+    self, index: int, rows: np.ndarray
+  ) -> tuple[bytes, tuple[Segmentation, ...]]:
+    encoded = read_image_file(self._paths[index])
+    first = int(self.table.first[index])
+    return encoded, tuple(self._segmentations[first + row] for row in rows.tolist())
+
+  def ground_truth(self) -> dict[str, Any]:
+    """See `make_ground_truth`; the JSON is read again rather than kept in memory."""
+    return make_ground_truth(load_json(self._annotations)['annotations'], self.table)
+
+  def path(self, index: int) -> str:
+    """Where an image lies."""
+    return self._paths[index]
+
+  def annotations_by_image(self) -> list[list[dict[str, Any]]]:
+    """The entries of the JSON, in its order, for every image; read again."""
+    return group_by_image(load_json(self._annotations))
+
+
+def read_image_file(path: str) -> bytes:
+  """Returns the content of an image file.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  try:
+    return Path(path).read_bytes()
+  except OSError as error:
+    raise UserError(f'image {path}: cannot be read ({error.strerror})') from error
+
+
+def _find_images(
+  names: Sequence[str], folders: Sequence[str], annotations: str
+) -> tuple[str, ...]:
+  """The path of every image, from listings: one call per folder, not per file."""
+  for folder in folders:
+    if not os.path.isdir(folder):
+      raise UserError(
+        f'images folder {folder!r} does not exist; several folders are joined by commas'
+      )
+  listings: dict[str, frozenset[str]] = {}
+
+  def exists(path: str) -> bool:
+    parent, name = os.path.split(path)
+    if parent not in listings:
+      try:
+        listings[parent] = frozenset(os.listdir(parent))
+      except OSError:
+        listings[parent] = frozenset()
+    return name in listings[parent]
+
+  paths, missing = [], []
+  for name in names:
+    found = [path for folder in folders if exists(path := os.path.join(folder, name))]
+    if len(set(found)) > 1:
+      raise UserError(
+        f'image {name!r} of {annotations} is in several folders: {", ".join(found)}; '
+        'name only one of them, or give the folder in file_name'
+      )
+    paths += found[:1]
+    missing += [] if found else [name]
+  if missing:
+    shown = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
+    raise UserError(
+      f'{len(missing)} of {len(names)} images of {annotations} are not in '
+      f'{", ".join(folders)}: {shown}; check the images folder(s)'
+    )
+  return tuple(paths)

@@ -1,0 +1,145 @@
+"""The one decoder: the bytes of an image file -> uint8 RGB.
+
+What is made of the less common kinds of file:
+
+  * an alpha channel is dropped, not composited: the stored colours stay;
+  * 1-bit, grayscale, palette, CMYK and YCbCr become RGB;
+  * 16- and 32-bit integers are shifted down to 8 bits by what the image's own largest
+    value needs, so that 12-bit data in a 16-bit file is not nearly black and an image
+    of small values is left as it is; 16-bit colour keeps its upper byte;
+  * floats in 0..1 are taken as fractions of full brightness, larger ones are rounded
+    and treated like integers;
+  * of several frames the first counts.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from embedmask_jax.errors import UserError
+
+# Pillow would also hand PostScript to an interpreter.
+FORMATS = (
+  'BMP',
+  'GIF',
+  'JPEG',
+  'JPEG2000',
+  'MPO',
+  'PNG',
+  'PPM',
+  'TIFF',
+  'WEBP',
+)
+
+# A small file can claim any size: beyond this it is not unpacked.
+MAX_PIXELS = 89_478_485
+
+_EXIF_ORIENTATION = 0x0112
+_TURNS = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode_image(
+  data: bytes, name: str, size: tuple[int, int] | None = None
+) -> np.ndarray:
+  """Returns the image as uint8 [height, width, 3], RGB; see `open_rgb`."""
+  return np.asarray(open_rgb(data, name, size))
+
+
+def open_rgb(
+  data: bytes, name: str, size: tuple[int, int] | None = None
+) -> Image.Image:
+  """Decodes an image file.
+
+  Args:
+    data: the file's content.
+    name: the file's name, for messages.
+    size: (height, width) that the annotations say. COCO's annotations refer to the
+      pixels as stored, so the EXIF orientation is applied only where `size` is not
+      that of the stored pixels but that of the turned ones. None: no annotations;
+      the image is turned as its EXIF orientation says.
+
+  Returns:
+    A Pillow image of mode RGB.
+
+  Raises:
+    UserError: the data cannot be decoded, are cut short, hold more than MAX_PIXELS
+      pixels, or have another size than `size`.
+  """
+  try:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    stored = (image.height, image.width)
+    if stored[0] * stored[1] > MAX_PIXELS:
+      raise _huge(name, f'{stored[1]}x{stored[0]} pixels (width x height)')
+    if size is not None and tuple(size) not in (stored, stored[::-1]):
+      raise _wrong_size(name, stored, size)
+    image.load()
+    # Asked for after loading: Pillow has turned TIFF files by then.
+    turn = _TURNS.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    rgb = _to_rgb(image)
+  except UserError:
+    raise
+  except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    raise _huge(name, 'too many pixels') from error
+  except Image.UnidentifiedImageError as error:
+    raise UserError(
+      f'{name}: not an image of a known format ({", ".join(FORMATS)}); replace the '
+      'file or leave it out of the data set'
+    ) from error
+  # Pillow's readers answer broken files with nearly every kind of exception.
+  except Exception as error:
+    raise UserError(
+      f'{name}: cannot be decoded ({str(error) or type(error).__name__}); replace '
+      'the file or leave it out of the data set'
+    ) from error
+  if turn is not None and (size is None or stored != tuple(size)):
+    rgb = rgb.transpose(turn)
+  if size is not None and (rgb.height, rgb.width) != tuple(size):
+    raise _wrong_size(name, stored, size)
+  return rgb
+
+
+def _huge(name: str, what: str) -> UserError:
+  return UserError(
+    f'{name}: {what}; at most {MAX_PIXELS} are decoded. Cut the image into tiles or '
+    'shrink it'
+  )
+
+
+def _wrong_size(name: str, stored: tuple[int, int], size: tuple[int, int]) -> UserError:
+  return UserError(
+    f'{name}: the file is {stored[1]}x{stored[0]} pixels (width x height), its '
+    f'annotations say {size[1]}x{size[0]}; correct the JSON or replace the file'
+  )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+  if image.mode == 'RGB':
+    return image
+  if image.mode == 'F' or image.mode.startswith('I'):
+    return Image.fromarray(_to_8_bits(np.asarray(image))).convert('RGB')
+  if image.mode in ('P', 'PA', 'LA'):
+    # By way of RGBA: a palette entry's transparency must not become a colour.
+    image = image.convert('RGBA')
+  return image.convert('RGB')
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+  """Grey levels of any depth -> uint8 [h, w]."""
+  if not np.isfinite(values).all():
+    raise ValueError('values that are not finite')
+  values = np.maximum(values, 0)
+  largest = values.max(initial=0)
+  if values.dtype.kind == 'f':
+    values = np.rint(values * 255 if largest <= 1 else values).astype(np.int64)
+    largest = values.max(initial=0)
+  shift = max(int(largest).bit_length() - 8, 0)
+  return (values >> shift).astype(np.uint8)

@@ -1,0 +1,226 @@
+"""Batches as the network takes them: planned, read, decoded, ahead of time.
+
+Grain maps the plan's steps to batches, in threads of this process or in worker
+processes. A batch does not depend on who makes it, so neither the number of workers
+nor the step that a run starts at changes anything.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from absl import flags
+
+from embedmask_jax.data.canvases import Canvas
+from embedmask_jax.data.eval_plan import EvalPlan
+from embedmask_jax.data.image_source import ImageSource
+from embedmask_jax.data.sampler import BatchPlan, TrainPlan
+from embedmask_jax.data.transforms import Arrays, empty_batch, fill_example, fill_image
+from embedmask_jax.data.decode import open_rgb
+from embedmask_jax.errors import UserError
+
+# More steps than any run has; Grain wants a length.
+_ENDLESS = 2**31 - 1
+
+# Threads that make batches beside the main one. Pillow works outside of the
+# interpreter's lock, so a second one still helps.
+_THREADS = 2
+
+
+def train_batches(
+  source: ImageSource,
+  *,
+  seed: int,
+  batch_size: int,
+  short_sides: Sequence[int],
+  long_side: int,
+  flip_probability: float,
+  instance_ladder: Sequence[int],
+  crop_size: Sequence[int] = (),
+  canvases: Sequence[Canvas] = (),
+  start_step: int = 0,
+  workers: int = 0,
+  prefetch: int = 2,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[tuple[int, Arrays]]:
+  """Yields (step, batch) without end, from any step on.
+
+  Args:
+    source: annotated images.
+    seed: decides order and augmentation, see `TrainPlan`.
+    batch_size: images of a batch, over all processes.
+    short_sides: network pixels; one is drawn for each image.
+    long_side: network pixels, upper bound.
+    flip_probability: of mirroring.
+    instance_ladder: ascending values that the instances of a batch are padded to.
+    crop_size: (height, width) of a random cut of the resized image; () for none.
+    canvases: (height, width), multiples of 32; () for derived ones.
+    start_step: the first step to yield.
+    workers: processes that make batches; 0 makes them in threads of this one.
+    prefetch: batches made ahead; 0 makes each when it is asked for.
+    process_index: which share of every batch to make.
+    process_count: among how many processes a batch is shared.
+
+  Yields:
+    The step, and the fields of `structures.Batch` as NumPy arrays, B being this
+    process's share.
+
+  Raises:
+    UserError: the source has no instances, the batch does not divide over the
+      processes, or, while iterating, an image cannot be read or decoded.
+  """
+  _check_share(batch_size, process_count)
+  if not source.instance_counts.sum():
+    raise UserError(f'nothing to train on: the data set has no instances\n{source.report}')
+  plan = TrainPlan(
+    image_ids=source.image_ids,
+    sizes=source.sizes,
+    boxes=source.boxes,
+    instance_counts=source.instance_counts,
+    seed=seed,
+    batch_size=batch_size,
+    short_sides=short_sides,
+    long_side=long_side,
+    flip_probability=flip_probability,
+    crop_size=crop_size,
+    canvases=canvases,
+    instance_ladder=instance_ladder,
+  )
+  loader = _Loader(source, plan, process_index, process_count, with_instances=True)
+  return _numbered(_batches(loader, start_step, _ENDLESS, workers, prefetch), start_step)
+
+
+def eval_batches(
+  source: ImageSource,
+  *,
+  batch_size: int,
+  short_side: int,
+  long_side: int,
+  canvases: Sequence[Canvas] = (),
+  output_ladder: Sequence[Canvas] = (),
+  workers: int = 0,
+  prefetch: int = 2,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[Arrays]:
+  """Yields every image once, without instances.
+
+  Args:
+    source: images.
+    batch_size: images of a batch, over all processes.
+    short_side: network pixels.
+    long_side: network pixels, upper bound.
+    canvases: (height, width), multiples of 32; () for derived ones.
+    output_ladder: output canvases; a batch holds images of one class of original
+      size, see `EvalPlan`.
+    workers: processes that make batches; 0 makes them in threads of this one.
+    prefetch: batches made ahead; 0 makes each when it is asked for.
+    process_index: which share of every batch to make.
+    process_count: among how many processes a batch is shared.
+
+  Yields:
+    The fields of `structures.Batch` as NumPy arrays with N = 1 and no instance. Rows
+    that fill the last batches have `example_valid` False and `image_index` -1.
+
+  Raises:
+    UserError: the batch does not divide over the processes, or, while iterating, an
+      image cannot be read or decoded.
+  """
+  _check_share(batch_size, process_count)
+  plan = EvalPlan(
+    sizes=source.sizes,
+    short_side=short_side,
+    long_side=long_side,
+    batch_size=batch_size,
+    canvases=canvases,
+    output_ladder=output_ladder,
+  )
+  loader = _Loader(source, plan, process_index, process_count, with_instances=False)
+  return _batches(loader, 0, len(plan), workers, prefetch)
+
+
+def _check_share(batch_size: int, process_count: int) -> None:
+  if batch_size % process_count:
+    below = batch_size // process_count * process_count
+    nearest = ', '.join(str(n) for n in (below, below + process_count) if n)
+    raise UserError(
+      f'batch size {batch_size} does not divide over {process_count} processes; '
+      f'nearest: {nearest}'
+    )
+
+
+@dataclass
+class _Failure:
+  """A user's mistake met by a thread or worker process, on its way to the user."""
+
+  message: str
+
+
+@dataclass
+class _Loader:
+  """Step -> batch; goes to the worker processes."""
+
+  source: ImageSource
+  plan: TrainPlan | EvalPlan
+  process_index: int
+  process_count: int
+  with_instances: bool
+
+  def __call__(self, step: int) -> Arrays | _Failure:
+    plan = self.plan[step].share(self.process_index, self.process_count)
+    try:
+      return self._load(plan)
+    except UserError as error:
+      return _Failure(str(error))
+
+  def _load(self, plan: BatchPlan) -> Arrays:
+    batch = empty_batch(plan.batch_size, plan.canvas, plan.num_instances)
+    for row, planned in enumerate(plan.rows):
+      record = self.source[planned.index]
+      if self.with_instances:
+        fill_example(batch, row, record, planned.view, planned.index)
+      else:
+        size = (record.height, record.width)
+        image = open_rgb(record.encoded, record.file_name, size)
+        fill_image(batch, row, image, planned.view, planned.index)
+    return batch
+
+
+def _batches(
+  loader: _Loader, start: int, stop: int, workers: int, prefetch: int
+) -> Iterator[Arrays]:
+  import grain
+
+  if not flags.FLAGS.is_parsed():
+    # Grain reads its flags even where nobody parses a command line.
+    flags.FLAGS.mark_as_parsed()
+  steps = grain.MapDataset.range(start, stop).map(loader)
+  if workers:
+    ahead = max(-(-prefetch // workers), 1)
+    dataset = steps.to_iter_dataset(
+      grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    ).mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
+    )
+  else:
+    dataset = steps.to_iter_dataset(
+      grain.ReadOptions(
+        num_threads=min(_THREADS, prefetch), prefetch_buffer_size=prefetch
+      )
+    )
+  return _checked(iter(dataset))
+
+
+def _checked(batches: Any) -> Iterator[Arrays]:
+  try:
+    for batch in batches:
+      if isinstance(batch, _Failure):
+        raise UserError(batch.message)
+      yield batch
+  finally:
+    batches.close()
+
+
+def _numbered(batches: Iterator[Arrays], start: int) -> Iterator[tuple[int, Arrays]]:
+  yield from enumerate(batches, start)

@@ -1,0 +1,126 @@
+"""Annotated images from ArrayRecord files that our TFDS builder wrote."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedmask_jax.data.annotations import AnnotationTable
+from embedmask_jax.data.coco_json import make_ground_truth
+from embedmask_jax.data.image_source import ImageSource
+from embedmask_jax.data.masks import Segmentation
+from embedmask_jax.data.segmentations import parse_segmentation
+from embedmask_jax.errors import UserError
+
+# Beside the records: everything about the data set but images and masks, so that
+# opening it reads no records.
+INDEX_FILE = 'index.npz'
+INDEX_VERSION = 1
+
+
+class RecordSource(ImageSource):
+  """The same images, in the same order, as the `CocoSource` they were written from."""
+
+  def __init__(
+    self,
+    folder: str | os.PathLike,
+    *,
+    categories: Sequence[tuple[int, str]] | None = None,
+    min_box_side: float = 1.0,
+  ):
+    """Reads the index; the records are opened when the first is asked for.
+
+    Args:
+      folder: what `prepare_records` wrote.
+      categories: (id, name) of the classes to use, such as a checkpoint's; those of
+        the data set by default.
+      min_box_side: original pixels; smaller objects are left out of training.
+
+    Raises:
+      UserError: the folder holds no records of ours, or has a category that is not
+        among `categories`.
+    """
+    self._folder = os.fspath(folder)
+    table, self._split = _load_index(Path(self._folder))
+    super().__init__(table, self._folder, categories, min_box_side)
+    self._records: Any = None
+
+  def __getstate__(self) -> dict[str, Any]:
+    # A worker process opens the files itself.
+    return {**self.__dict__, '_records': None}
+
+  def _record(self, index: int) -> dict[str, Any]:
+    try:
+      if self._records is None:
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(self._folder)
+        self._records = builder.as_data_source(split=self._split)
+      record = self._records[index]
+    # The readers of TFDS and ArrayRecord raise whatever they meet.
+    except Exception as error:
+      raise UserError(
+        f'{self._folder}: record {index} cannot be read ({error}); write the records '
+        'again'
+      ) from error
+    if int(record['image_id']) != self.image_ids[index]:
+      raise UserError(
+        f'{self._folder}: record {index} is image {record["image_id"]}, the index '
+        f'says {self.image_ids[index]}; write the records again'
+      )
+    return record
+
+  def _read(
+    self, index: int, rows: np.ndarray
+  ) -> tuple[bytes, tuple[Segmentation, ...]]:
+    record = self._record(index)
+    annotations = json.loads(record['annotations'])
+    height, width = self.sizes[index].tolist()
+    return record['image'], tuple(
+      parse_segmentation(annotations[row]['segmentation'], (height, width))[0]
+      for row in rows.tolist()
+    )
+
+  def ground_truth(self) -> dict[str, Any]:
+    """See `make_ground_truth`; reads every record."""
+    annotations = [
+      annotation
+      for index in range(len(self))
+      for annotation in json.loads(self._record(index)['annotations'])
+    ]
+    return make_ground_truth(annotations, self.table)
+
+
+def save_index(folder: Path, table: AnnotationTable, split: str) -> None:
+  """Writes what `RecordSource` reads beside the records."""
+  arrays = {field.name: getattr(table, field.name) for field in fields(table)}
+  arrays['file_names'] = np.asarray(table.file_names, np.str_)
+  arrays['categories'] = np.asarray(json.dumps(table.categories))
+  np.savez(folder / INDEX_FILE, version=INDEX_VERSION, split=split, **arrays)
+
+
+def _load_index(folder: Path) -> tuple[AnnotationTable, str]:
+  try:
+    with np.load(folder / INDEX_FILE) as stored:
+      arrays = dict(stored)
+    if arrays.pop('version') != INDEX_VERSION:
+      raise UserError(
+        f'{folder}: written by another version of this program; write the records again'
+      )
+    split = str(arrays.pop('split'))
+    file_names = tuple(arrays.pop('file_names').tolist())
+    categories = tuple(
+      (i, name) for i, name in json.loads(str(arrays.pop('categories')))
+    )
+    return AnnotationTable(
+      file_names=file_names, categories=categories, **arrays
+    ), split
+  except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    raise UserError(
+      f'{folder}: not a folder of records written by '
+      f'`python -m embedmask_jax.data.tfds_builder` ({error})'
+    ) from error

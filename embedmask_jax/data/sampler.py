@@ -1,0 +1,247 @@
+"""Which images make up which batch, and how each of them is shown.
+
+A training plan is an endless stream of images: one permutation of the data set after
+another. Along the stream each image joins the queue of its canvas, and a full queue
+becomes a batch; what is left in the queues at the end of an epoch goes on into the
+next, so no image is dropped or repeated. Everything follows from the seed: the batch
+of a step is the same whenever and wherever it is asked for.
+"""
+
+import threading
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from embedmask_jax.data.canvases import (
+  Canvas,
+  choose_canvases,
+  complete_canvases,
+  derive_canvases,
+)
+from embedmask_jax.data.draws import Stream, draw_bits, draw_uniform
+from embedmask_jax.data.transforms import show_boxes
+from embedmask_jax.data.views import View, resize_sizes, round_up
+
+# A block of the stream is computed at once: as many epochs as make this many images.
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+  """An image of a batch.
+
+  Attributes:
+    index: its position in the source.
+    epoch: how often the stream has gone through the data set before.
+    view: how it is shown.
+  """
+
+  index: int
+  epoch: int
+  view: View
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+  """A batch before anything is read.
+
+  Attributes:
+    canvas: (H, W).
+    num_instances: N, what the instances are padded to.
+    batch_size: rows.
+    rows: at most `batch_size`; the remaining rows only fill the batch.
+  """
+
+  canvas: Canvas
+  num_instances: int
+  batch_size: int
+  rows: tuple[PlannedRow, ...]
+
+  def share(self, process_index: int, process_count: int) -> 'BatchPlan':
+    """The contiguous part of a process, of equal size for all."""
+    size = self.batch_size // process_count
+    first = process_index * size
+    rows = self.rows[first : first + size]
+    return BatchPlan(self.canvas, self.num_instances, size, rows)
+
+
+def pad_to_ladder(count: int, ladder: Sequence[int]) -> int:
+  """The smallest value of the ladder from `count` up; its end doubled if need be."""
+  for step in ladder:
+    if step >= count:
+      return step
+  step = ladder[-1]
+  while step < count:
+    step *= 2
+  return step
+
+
+class TrainPlan:
+  """The endless stream of training batches; `plan[step]` is a BatchPlan.
+
+  Steps may be asked for in any order and from several threads. Only what is in the
+  queues at the beginning of every block of the stream is remembered.
+  """
+
+  def __init__(
+    self,
+    *,
+    image_ids: Sequence[int],
+    sizes: np.ndarray,
+    boxes: np.ndarray,
+    instance_counts: np.ndarray,
+    seed: int,
+    batch_size: int,
+    short_sides: Sequence[int],
+    long_side: int,
+    flip_probability: float,
+    crop_size: Sequence[int] = (),
+    canvases: Sequence[Canvas] = (),
+    instance_ladder: Sequence[int],
+  ):
+    """Decides everything that does not depend on the step.
+
+    Args:
+      image_ids: of all n images; what is drawn for an image depends on its id.
+      sizes: int32 [n, 2], (height, width) of the stored images.
+      boxes: float32 [instances, 4], of all images one after another, xyxy, original
+        pixels.
+      instance_counts: int32 [n].
+      seed: from 0 up.
+      batch_size: images of a batch, over all processes.
+      short_sides: network pixels; one is drawn for each image.
+      long_side: network pixels, upper bound.
+      flip_probability: of mirroring.
+      crop_size: (height, width) of a random cut of the resized image; () for none.
+      canvases: (height, width), multiples of 32; () for derived ones. Images that fit
+        none get another.
+      instance_ladder: ascending values that the instances of a batch are padded to.
+    """
+    self._image_ids = np.asarray(image_ids, np.int64)
+    self._original_sizes = np.asarray(sizes)
+    self._boxes = boxes
+    self._counts = np.asarray(instance_counts)
+    self._first_box = np.concatenate([[0], np.cumsum(self._counts)])
+    self._seed = seed
+    self._batch_size = batch_size
+    self._flip_probability = flip_probability
+    self._crop = tuple(crop_size)
+    self._ladder = tuple(instance_ladder)
+    # [short side, image, 2] and [short side, image].
+    self._resized = np.stack([resize_sizes(sizes, s, long_side) for s in short_sides])
+    if self._crop:
+      shown = np.minimum(self._resized, self._crop)
+      canvases = canvases or [(round_up(self._crop[0]), round_up(self._crop[1]))]
+    else:
+      shown = self._resized
+      canvases = canvases or derive_canvases(short_sides, long_side)
+    self.canvases = complete_canvases(canvases, shown.reshape(-1, 2))
+    self._canvas_of = np.stack([choose_canvases(s, self.canvases) for s in shown])
+
+    self._epochs_per_block = max(1, _BLOCK // len(self._image_ids))
+    self._first_steps = [0]
+    self._queues: list[list[np.ndarray]] = [
+      [np.zeros(0, np.int64) for _ in self.canvases]
+    ]
+    self._recent: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    self._lock = threading.Lock()
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {**self.__dict__, '_lock': None, '_recent': {}}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state, _lock=threading.Lock())
+
+  def __getitem__(self, step: int) -> BatchPlan:
+    if step < 0:
+      raise IndexError(f'step {step}')
+    with self._lock:
+      while self._first_steps[-1] <= step:
+        self._block(len(self._first_steps) - 1)
+      number = bisect_right(self._first_steps, step) - 1
+      batches, canvases = self._block(number)
+    offset = step - self._first_steps[number]
+    epochs, indices = np.divmod(batches[offset], len(self._image_ids))
+    return self._plan(epochs, indices, self.canvases[canvases[offset]])
+
+  def _block(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """The batches of a block of epochs.
+
+    Returns:
+      int64 [batches, batch_size], the images as epoch * n + position, and int64
+      [batches], their canvases.
+    """
+    if number in self._recent:
+      return self._recent[number]
+    count = len(self._image_ids)
+    epochs = number * self._epochs_per_block + np.arange(self._epochs_per_block)
+    keys = draw_bits(self._seed, Stream.ORDER, epochs[:, None], self._image_ids)
+    order = np.argsort(keys, axis=1, kind='stable')
+    stream = (epochs[:, None] * count + order).ravel()
+    canvas_of = self._canvas_of[self._scales(*np.divmod(stream, count)), order.ravel()]
+
+    batches, moments, canvases, queues = [], [], [], []
+    for canvas, waiting in enumerate(self._queues[number]):
+      places = np.flatnonzero(canvas_of == canvas)
+      queue = np.concatenate([waiting, stream[places]])
+      full = len(queue) // self._batch_size
+      last = np.arange(1, full + 1) * self._batch_size - 1 - len(waiting)
+      batches.append(queue[: full * self._batch_size].reshape(full, -1))
+      moments.append(places[last])
+      canvases.append(np.full(full, canvas))
+      queues.append(queue[full * self._batch_size :])
+    by_moment = np.argsort(np.concatenate(moments))
+    block = np.concatenate(batches)[by_moment], np.concatenate(canvases)[by_moment]
+    if number + 1 == len(self._first_steps):
+      self._first_steps.append(self._first_steps[number] + len(by_moment))
+      self._queues.append(queues)
+    if len(self._recent) > 1:
+      self._recent.pop(next(iter(self._recent)))
+    self._recent[number] = block
+    return block
+
+  def _scales(self, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Which of the short sides each image gets."""
+    drawn = self._draw(Stream.SCALE, epochs, indices)
+    return (drawn * len(self._resized)).astype(np.int64)
+
+  def _draw(
+    self, stream: Stream, epochs: np.ndarray, indices: np.ndarray
+  ) -> np.ndarray:
+    return draw_uniform(self._seed, stream, epochs, self._image_ids[indices])
+
+  def _plan(self, epochs: np.ndarray, indices: np.ndarray, canvas: Canvas) -> BatchPlan:
+    resized = self._resized[self._scales(epochs, indices), indices]
+    is_flipped = self._draw(Stream.FLIP, epochs, indices) < self._flip_probability
+    shown = np.minimum(resized, self._crop) if self._crop else resized
+    room = resized - shown + 1
+    top = self._draw(Stream.CROP_TOP, epochs, indices) * room[:, 0]
+    left = self._draw(Stream.CROP_LEFT, epochs, indices) * room[:, 1]
+    windows = np.stack([top.astype(np.int64), left.astype(np.int64), *shown.T], axis=1)
+    rows = tuple(
+      PlannedRow(
+        index, epoch, View(tuple(size), flip, tuple(window), canvas, bool(self._crop))
+      )
+      for index, epoch, size, flip, window in zip(
+        indices.tolist(),
+        epochs.tolist(),
+        resized.tolist(),
+        is_flipped.tolist(),
+        windows.tolist(),
+        strict=True,
+      )
+    )
+    largest = max(self._count_instances(row) for row in rows)
+    num_instances = pad_to_ladder(largest, self._ladder)
+    return BatchPlan(canvas, num_instances, self._batch_size, rows)
+
+  def _count_instances(self, row: PlannedRow) -> int:
+    """How many instances a row can have; exact but for masks that a cut misses."""
+    if not row.view.is_crop:
+      return int(self._counts[row.index])
+    boxes = self._boxes[self._first_box[row.index] : self._first_box[row.index + 1]]
+    height, width = self._original_sizes[row.index].tolist()
+    return int(show_boxes(boxes, (height, width), row.view)[1].sum())

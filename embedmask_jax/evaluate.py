@@ -1,0 +1,240 @@
+"""Evaluation: every image once, to COCO metrics, results and example pictures."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from PIL import Image
+from tqdm import tqdm
+
+from embedmask_jax.checkpoint import StoredCheckpoint
+from embedmask_jax.data.decode import decode_image
+from embedmask_jax.data.pipeline import eval_batches
+from embedmask_jax.datasets import Source, log_report, open_eval_source, view_settings
+from embedmask_jax.devices import data_mesh, replicate, split
+from embedmask_jax.errors import UserError
+from embedmask_jax.inference import make_inference, output_canvas
+from embedmask_jax.metrics.coco import Metrics, evaluate_results, format_table
+from embedmask_jax.metrics.results import detections_to_results, unpack_masks
+from embedmask_jax.metrics.writer import MetricWriter
+from embedmask_jax.models.embedmask import EmbedMask
+from embedmask_jax.models.factory import build_model, init_variables
+from embedmask_jax.postprocess import DetectionSettings
+from embedmask_jax.structures import Batch, Detections
+from embedmask_jax.visualize import draw_detections
+
+# Detections below this score are left out of the example pictures.
+OVERLAY_SCORE = 0.3
+
+
+class Evaluator:
+  """Evaluates parameters on one data set, as often as wanted, compiling once."""
+
+  def __init__(self, model: EmbedMask, source: Source, config: ConfigDict, mesh: Mesh):
+    """Takes the parts `data` and `eval` of the config.
+
+    A batch size that does not divide over the devices is rounded up; the rows that
+    fill a batch count for nothing.
+    """
+    self._source = source
+    self._mesh = mesh
+    self._settings = detection_settings(config.eval)
+    self._inference = make_inference(model, self._settings, mesh)
+    self._config = config
+    self._batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
+    self._examples = _spread(len(source), config.eval.num_overlays)
+
+  def __call__(
+    self,
+    variables: dict,
+    folder: Path,
+    *,
+    step: int,
+    writer: MetricWriter | None = None,
+  ) -> Metrics:
+    """Writes metrics.json, predictions.json and overlays/, and prints the table.
+
+    Args:
+      variables: {'params', 'batch_stats'}, whole on every device.
+      folder: where the files go; made if need be.
+      step: updates done, for the logs.
+      writer: gets the metrics and the example pictures.
+
+    Returns:
+      What `evaluate_results` gives, and `count/images_at_cap`: images with more
+      detections than `max_detections`.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    results: list[dict] = []
+    kept: list[int] = []
+    overlays: dict[int, np.ndarray] = {}
+    bar = tqdm(total=len(self._source), desc='evaluating', unit='image', leave=False)
+    with bar:
+      for batch, detections in self._detections(variables):
+        for row in np.flatnonzero(batch.example_valid):
+          index = int(batch.image_index[row])
+          image = jax.tree.map(lambda leaf, row=row: leaf[row], detections)
+          size = tuple(batch.original_size[row].tolist())
+          results += self._results(image, index, size)
+          kept.append(int(image.num_kept))
+          if index in self._examples:
+            overlays[index] = self._overlay(image, index, size)
+          bar.update()
+    metrics = evaluate_results(
+      self._source.ground_truth(),
+      results,
+      max_dets=self._config.eval.max_dets,
+      class_names=self._source.class_names,
+    )
+    metrics['count/images_at_cap'] = self._tell_about_cap(kept)
+    _write(folder, metrics, results, overlays)
+    tqdm.write(f'step {step}\n{format_table(metrics)}')
+    if writer:
+      writer.scalars(step, {k: v for k, v in metrics.items() if 'count/' not in k})
+      for index, picture in sorted(overlays.items()):
+        writer.image(step, f'overlays/{index}', picture)
+    return metrics
+
+  def _detections(self, variables: dict) -> Iterator[tuple[Batch, Detections]]:
+    """Batches with their detections, both as NumPy arrays."""
+    pending = None
+    batches = eval_batches(
+      self._source, batch_size=self._batch_size, **view_settings(self._config.data)
+    )
+    for arrays in batches:
+      batch = Batch(**arrays)
+      canvas = output_canvas(
+        batch.original_size[batch.example_valid], self._config.eval.output_ladder
+      )
+      detections = self._inference(variables, split(self._mesh, batch), canvas)
+      # The batch before is read only now, so that the device is never idle.
+      if pending:
+        yield pending[0], jax.device_get(pending[1])
+      pending = batch, detections
+    if pending:
+      yield pending[0], jax.device_get(pending[1])
+
+  def _results(
+    self, image: Detections, index: int, original_size: Sequence[int]
+  ) -> list[dict]:
+    return detections_to_results(
+      boxes=image.boxes,
+      scores=image.scores,
+      labels=image.labels,
+      masks=image.masks,
+      valid=image.valid,
+      original_size=original_size,
+      image_id=self._source.image_ids[index],
+      category_ids=self._source.category_ids,
+    )
+
+  def _overlay(
+    self, image: Detections, index: int, original_size: Sequence[int]
+  ) -> np.ndarray:
+    record = self._source[index]
+    shown = image.valid & (image.scores >= OVERLAY_SCORE)
+    return draw_detections(
+      decode_image(record.encoded, record.file_name, (record.height, record.width)),
+      image.boxes[shown],
+      unpack_masks(image.masks[shown], original_size),
+      image.labels[shown],
+      image.scores[shown],
+      self._source.class_names,
+    )
+
+  def _tell_about_cap(self, kept: list[int]) -> int:
+    cap = self._settings.max_detections
+    over = sum(count > cap for count in kept)
+    if over:
+      logging.warning(
+        'eval.max_detections=%d cut off detections in %d of %d images (up to %d in '
+        'one); raise it, and the largest of eval.max_dets, for dense data',
+        cap,
+        over,
+        len(kept),
+        max(kept),
+      )
+    return over
+
+
+def detection_settings(evaluation: ConfigDict) -> DetectionSettings:
+  """The `eval` fields of a config that say how detections are read off."""
+  return DetectionSettings(
+    score_threshold=evaluation.score_threshold,
+    pre_nms_top_k=evaluation.pre_nms_top_k,
+    nms_threshold=evaluation.nms_threshold,
+    max_detections=evaluation.max_detections,
+    mask_threshold=evaluation.mask_threshold,
+    mask_chunk=evaluation.mask_chunk,
+  )
+
+
+def load_model(
+  stored: StoredCheckpoint, config: ConfigDict, mesh: Mesh
+) -> tuple[EmbedMask, dict]:
+  """The network of a checkpoint and its variables, whole on every device.
+
+  Raises:
+    UserError: the checkpoint cannot be read, or is not of `config.model`.
+  """
+  model = build_model(config.model, len(stored.metadata.class_names))
+  template = jax.eval_shape(lambda: init_variables(model, 0))
+  return model, replicate(mesh, stored.read('variables', template))
+
+
+def evaluate_checkpoint(
+  stored: StoredCheckpoint, config: ConfigDict, *, workdir: str = ''
+) -> Metrics:
+  """Evaluates a checkpoint on `config.data.eval`; the command `--mode=eval`.
+
+  Args:
+    stored: the checkpoint; its classes are those that count.
+    config: model, data and eval parts.
+    workdir: WORKDIR/eval/<step> gets the files; the checkpoint's own by default.
+
+  Raises:
+    UserError: no data, categories that the checkpoint does not know, unreadable
+      parameters, or a folder that cannot be written.
+  """
+  source = open_eval_source(config.data, stored.metadata.categories)
+  if source is None:
+    raise UserError(
+      'nothing to evaluate: set config.data.eval.annotations and '
+      'config.data.eval.images'
+    )
+  log_report('evaluation', source)
+  mesh = data_mesh()
+  model, variables = load_model(stored, config, mesh)
+  root = Path(workdir) if workdir else Path(stored.folder).parents[1]
+  folder = root / 'eval' / str(stored.step)
+  metrics = Evaluator(model, source, config, mesh)(variables, folder, step=stored.step)
+  logging.info('evaluated step %d of %s: see %s', stored.step, stored.folder, folder)
+  return metrics
+
+
+def _spread(count: int, wanted: int) -> frozenset[int]:
+  """Up to `wanted` of the indices below `count`, evenly spread."""
+  return frozenset(np.linspace(0, count - 1, min(wanted, count)).astype(int).tolist())
+
+
+def _write(
+  folder: Path,
+  metrics: Metrics,
+  results: list[dict],
+  overlays: Mapping[int, np.ndarray],
+) -> None:
+  try:
+    (folder / 'overlays').mkdir(parents=True, exist_ok=True)
+    (folder / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
+    (folder / 'predictions.json').write_text(json.dumps(results))
+    for index, picture in overlays.items():
+      Image.fromarray(picture).save(folder / 'overlays' / f'{index:06d}.png')
+  except OSError as error:
+    raise UserError(f'cannot write {folder}: {error.strerror}') from error

@@ -1,0 +1,147 @@
+"""Where the state of a run comes from.
+
+The order: the newest checkpoint of its own work folder; else `init.checkpoint`; else
+random parameters drawn from the seed. What was taken is logged.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import optax
+from absl import logging
+from jax.sharding import Mesh
+
+from embedmask_jax.checkpoint import (
+  Metadata,
+  StoredCheckpoint,
+  open_checkpoint,
+  restore_latest,
+)
+from embedmask_jax.config import differences
+from embedmask_jax.devices import replicate
+from embedmask_jax.errors import UserError
+from embedmask_jax.import_weights import import_weights
+from embedmask_jax.train_state import TrainState, create_train_state
+
+CLASS_LOGITS = 'class_logits'
+
+
+def initial_state(
+  workdir: Path,
+  metadata: Metadata,
+  variables: dict,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+) -> TrainState:
+  """The state to train from, whole on every device of the mesh.
+
+  Args:
+    workdir: the run's folder.
+    metadata: of this run.
+    variables: {'params', 'batch_stats'} as drawn from the seed.
+    optimizer: of this run.
+    mesh: of this run.
+
+  Raises:
+    UserError: the work folder holds another run (other classes or another model);
+      no checkpoint in it can be read; `init.checkpoint` cannot be used.
+  """
+  template = replicate(mesh, create_train_state(variables, optimizer))
+  restored = restore_latest(
+    workdir, template, accept=lambda stored: _check_same_run(stored, metadata)
+  )
+  if restored is not None:
+    logging.info('resumed from step %d of %s', int(restored.step), workdir)
+    return restored
+  path = metadata.config.init.checkpoint
+  if path:
+    variables = read_initial_variables(path, metadata, variables)
+    return replicate(mesh, create_train_state(variables, optimizer))
+  logging.info(
+    'starting from scratch (seed %d): neither a checkpoint in %s nor init.checkpoint',
+    metadata.config.seed,
+    workdir,
+  )
+  if metadata.config.model.norm == 'frozen_bn':
+    logging.warning(
+      'frozen batch norm with random weights does not train: give init.checkpoint, '
+      'or set model.norm=group and model.frozen_stages=0'
+    )
+  return template
+
+
+def read_initial_variables(path: str, metadata: Metadata, variables: dict) -> dict:
+  """The variables of `init.checkpoint` in the structure of `variables`.
+
+  Class logits for another number of classes are left as they are, which is logged;
+  anything else that does not fit is an error.
+
+  Args:
+    path: a checkpoint or work folder of ours, or a weight file of others
+      (`import_weights`).
+    metadata: of this run.
+    variables: {'params', 'batch_stats'} as drawn from the seed.
+
+  Raises:
+    UserError: it cannot be read, or does not fit.
+  """
+  if Path(path).is_file():
+    imported, report = import_weights(path, variables, metadata.config.model)
+    logging.info('starting from %s: %s', path, report.summary())
+    return imported
+  stored = open_checkpoint(path)
+  logging.info('starting from the parameters of %s (step %d)', path, stored.step)
+  old, new = stored.metadata.class_names, metadata.class_names
+  if len(old) == len(new):
+    if old != new:
+      logging.warning(
+        'init.checkpoint was trained for the classes %s; its class logits are taken '
+        'over for %s in this order',
+        ', '.join(old),
+        ', '.join(new),
+      )
+    return stored.read('variables', variables)
+  logging.warning(
+    'init.checkpoint has %d classes and the data %d: the class logits are left at '
+    'their initial values, all else is taken over',
+    len(old),
+    len(new),
+  )
+  shapes = stored.shapes('variables')
+  head = variables['params']['head']
+  places = {
+    name: np.empty(*shapes.get(f'params/head/{CLASS_LOGITS}/{name}', (leaf.shape,)))
+    for name, leaf in head[CLASS_LOGITS].items()
+  }
+  read = stored.read('variables', _with_class_logits(variables, places))
+  return _with_class_logits(read, head[CLASS_LOGITS])
+
+
+def _with_class_logits(variables: dict, class_logits: dict) -> dict:
+  params = variables['params']
+  head = {**params['head'], CLASS_LOGITS: class_logits}
+  return {**variables, 'params': {**params, 'head': head}}
+
+
+def _check_same_run(stored: StoredCheckpoint, metadata: Metadata) -> None:
+  """Logs what differs from the run in the work folder; refuses another model."""
+  if stored.metadata.categories != metadata.categories:
+    raise UserError(
+      f'{stored.folder} was trained for {_summary(stored.metadata)}, the data have '
+      f'{_summary(metadata)}: use another work folder, and init.checkpoint to start '
+      'from these parameters'
+    )
+  changes = differences(stored.metadata.config, metadata.config)
+  for field, change in changes.items():
+    if field.startswith('model.'):
+      raise UserError(
+        f'{stored.folder} was trained with another {field} ({change}): set it back, '
+        'or use another work folder'
+      )
+    logging.warning('resuming with another %s: %s', field, change)
+
+
+def _summary(metadata: Metadata) -> str:
+  names = [f'{name} ({key})' for key, name in metadata.categories]
+  shown = ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
+  return f'{len(names)} classes: {shown}'

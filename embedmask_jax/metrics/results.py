@@ -1,0 +1,154 @@
+"""COCO results: written from detections or from a ground truth, read for scoring."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as rle
+
+from embedmask_jax.errors import UserError
+from embedmask_jax.metrics.ground_truth import encode_segmentation, read_ground_truth
+
+
+def unpack_masks(masks: np.ndarray, original_size: Sequence[int]) -> np.ndarray:
+  """Packed masks on an output canvas to masks of the image.
+
+  Args:
+    masks: uint8 [..., Ho, Wo/8], packed along the last axis.
+    original_size: (height, width) of the stored image, at most (Ho, Wo).
+
+  Returns:
+    bool [..., height, width].
+  """
+  height, width = (int(side) for side in original_size)
+  return np.unpackbits(masks[..., :height, :], axis=-1, count=width).astype(bool)
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+  """Compresses a bool [h, w] mask to RLE {'size': [h, w], 'counts': str}."""
+  encoded = rle.encode(np.asfortranarray(mask, np.uint8))
+  return {'size': list(mask.shape), 'counts': encoded['counts'].decode('ascii')}
+
+
+def detections_to_results(
+  *,
+  boxes: np.ndarray,
+  scores: np.ndarray,
+  labels: np.ndarray,
+  masks: np.ndarray,
+  valid: np.ndarray,
+  original_size: Sequence[int],
+  image_id: int,
+  category_ids: Sequence[int],
+) -> list[dict]:
+  """One image's rows of `Detections`, as NumPy arrays, to COCO results.
+
+  Args:
+    boxes: float32 [K, 4], xyxy inclusive, original pixels.
+    scores: float32 [K].
+    labels: int32 [K], class index.
+    masks: uint8 [K, Ho, Wo/8], packed.
+    valid: bool [K]; the other rows are left out.
+    original_size: (height, width) of the stored image.
+    image_id: id of the image in the ground truth.
+    category_ids: category id of every class index.
+
+  Returns:
+    A dict for every valid detection, in their order: image_id, category_id, bbox
+    [x, y, width, height] with width = x2 - x1 + 1, score, and segmentation as
+    compressed RLE. A mask without a pixel is kept: its box still counts.
+  """
+  results = []
+  for i in np.flatnonzero(valid):
+    x1, y1, x2, y2 = (float(side) for side in boxes[i])
+    results.append(
+      {
+        'image_id': int(image_id),
+        'category_id': int(category_ids[labels[i]]),
+        'bbox': [round(side, 3) for side in (x1, y1, x2 - x1 + 1, y2 - y1 + 1)],
+        'score': float(scores[i]),
+        'segmentation': encode_mask(unpack_masks(masks[i], original_size)),
+      }
+    )
+  return results
+
+
+def ground_truth_as_results(ground_truth: dict | str | Path) -> list[dict]:
+  """The instances of a ground truth as if predicted with the score 1.
+
+  Scoring them must give AP 1 under a cap on detections that does not bite; where it
+  does not, the annotations are at fault (an empty mask, for instance). Crowd regions
+  are not instances and are left out.
+
+  Args:
+    ground_truth: content of a COCO instances JSON, or the path of one.
+
+  Returns:
+    COCO results in the order of the annotations, with segmentation as compressed RLE
+    where the annotation has one.
+
+  Raises:
+    UserError: the ground truth cannot be used.
+  """
+  results = []
+  for annotation in read_ground_truth(ground_truth)['annotations']:
+    if annotation['iscrowd']:
+      continue
+    result = {
+      'image_id': annotation['image_id'],
+      'category_id': annotation['category_id'],
+      'bbox': list(annotation['bbox']),
+      'score': 1.0,
+    }
+    if 'segmentation' in annotation:
+      size, counts = (annotation['segmentation'][key] for key in ('size', 'counts'))
+      result['segmentation'] = {'size': size, 'counts': counts.decode('ascii')}
+    results.append(result)
+  return results
+
+
+def read_results(results: Sequence[dict], truth: dict) -> list[dict]:
+  """Checks COCO results for scoring.
+
+  Args:
+    results: dicts with image_id, category_id, score, and segmentation or bbox or
+      both. Not changed.
+    truth: what `read_ground_truth` returns.
+
+  Returns:
+    New dicts, numbered from 1 in `id`, with `segmentation` as RLE where there is one,
+    `bbox` always, from the mask where it is missing, and `iscrowd` 0.
+
+  Raises:
+    UserError: names the first result that cannot be used, counted from 0.
+  """
+  if not isinstance(results, Sequence) or not all(isinstance(r, dict) for r in results):
+    raise UserError('COCO results must be a list of objects')
+  images = {image['id']: image for image in truth['images']}
+  categories = {category['id'] for category in truth['categories']}
+  detections = []
+  for number, result in enumerate(results):
+    where = f'result {number}'
+    for field, known in (('image_id', images), ('category_id', categories)):
+      value = result.get(field)
+      if not isinstance(value, (int, str)) or value not in known:
+        raise UserError(f'{where}: {field} {value} is not in the ground truth')
+    score = result.get('score')
+    if not isinstance(score, (int, float)) or not math.isfinite(score):
+      raise UserError(f'{where}: score {score} is not a finite number')
+    detection = {**result, 'id': number + 1, 'iscrowd': 0}
+    if 'segmentation' in result:
+      image = images[result['image_id']]
+      try:
+        encoded = encode_segmentation(
+          result['segmentation'], image['height'], image['width']
+        )
+      except ValueError as error:
+        raise UserError(f'{where}: {error}') from error
+      detection['segmentation'] = encoded
+      detection.setdefault('bbox', rle.toBbox(encoded).tolist())
+    if len(detection.get('bbox', ())) != 4:
+      raise UserError(f'{where} has neither a segmentation nor a bbox of four numbers')
+    detections.append(detection)
+  return detections

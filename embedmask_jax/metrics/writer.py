@@ -1,0 +1,109 @@
+"""What a run reports over its steps: metrics.jsonl and TensorBoard event files."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedmask_jax.errors import UserError
+
+JSONL_NAME = 'metrics.jsonl'
+TENSORBOARD_NAME = 'tensorboard'
+
+
+class MetricWriter:
+  """Writes scalars and pictures of a run into its work folder.
+
+  `WORKDIR/metrics.jsonl` has one JSON object per line and call: step, wall_time
+  (seconds since 1970) and the values under their names, null for what is not finite
+  or None, since JSON has no NaN. `WORKDIR/tensorboard` has the same for TensorBoard,
+  and the pictures; TensorFlow is not needed. Every line is on disk when its call
+  returns. Usable as a context manager.
+
+  Args:
+    workdir: existing or new folder.
+    restored_step: the step that training goes on from (0 for a start from nothing).
+      What an earlier run logged beyond it is dropped, so that curves do not fold
+      back; None leaves all as it is and appends.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+
+  def __init__(self, workdir: str | Path, *, restored_step: int | None = None):
+    # It takes long to import, and reading this module should not.
+    from tensorboardX import SummaryWriter
+
+    path = Path(workdir) / JSONL_NAME
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      if path.exists():
+        _keep_until(path, restored_step)
+      self._lines = path.open('a', encoding='utf-8')
+      self._events = SummaryWriter(
+        str(Path(workdir) / TENSORBOARD_NAME),
+        purge_step=None if restored_step is None else restored_step + 1,
+      )
+    except OSError as error:
+      raise UserError(f'cannot write logs into {workdir}: {error.strerror}') from error
+
+  def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+    """Logs numbers: Python's, or arrays of one element, by name."""
+    numbers = {
+      name: None if value is None else float(value) for name, value in values.items()
+    }
+    line = {
+      'step': int(step),
+      'wall_time': round(time.time(), 3),
+      **{
+        name: number if number is not None and math.isfinite(number) else None
+        for name, number in numbers.items()
+      },
+    }
+    self._lines.write(json.dumps(line, allow_nan=False) + '\n')
+    self._lines.flush()
+    for name, number in numbers.items():
+      if number is not None:
+        self._events.add_scalar(name, number, int(step))
+
+  def image(self, step: int, name: str, image: np.ndarray) -> None:
+    """Shows a picture, uint8 [h, w, 3], RGB, in TensorBoard."""
+    self._events.add_image(name, image, int(step), dataformats='HWC')
+
+  def close(self) -> None:
+    """Puts what is pending on disk and closes the files."""
+    self._lines.close()
+    self._events.close()
+
+  def __enter__(self) -> 'MetricWriter':
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+
+def _keep_until(path: Path, restored_step: int | None) -> None:
+  """Drops lines of later steps, and the torn last line of a killed run.
+
+  The file is replaced in one go, so that a kill in the middle loses nothing.
+  """
+  old = path.read_text(encoding='utf-8')
+  kept = []
+  for line in old.splitlines():
+    try:
+      step = json.loads(line)['step']
+    except (ValueError, KeyError, TypeError):
+      continue
+    if restored_step is None or step <= restored_step:
+      kept.append(line + '\n')
+  new = ''.join(kept)
+  if new == old:
+    return
+  beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  beside.write_text(new, encoding='utf-8')
+  os.replace(beside, path)

@@ -1,0 +1,265 @@
+"""Training: from a config and a work folder to checkpoints, logs and evaluations.
+
+The work folder gets
+
+  config.json               what this run was started with
+  checkpoints/<step>/       the last ones and the best ones
+  metrics.jsonl, tensorboard/
+  eval/<step>/              metrics.json, predictions.json, overlays/
+
+where <step> is the number of updates done. Started again, a run goes on from its
+newest checkpoint, with the batches it would have seen; the same config and seed
+give the same parameters bit for bit (on the same devices and library versions).
+"""
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from embedmask_jax.checkpoint import CheckpointWriter, Metadata
+from embedmask_jax.config import to_json
+from embedmask_jax.data.pipeline import train_batches
+from embedmask_jax.datasets import (
+  Source,
+  log_report,
+  open_eval_source,
+  open_train_source,
+  train_settings,
+)
+from embedmask_jax.devices import check_batch_size, data_mesh, split
+from embedmask_jax.errors import UserError
+from embedmask_jax.evaluate import Evaluator
+from embedmask_jax.initial_state import initial_state
+from embedmask_jax.metrics.coco import Metrics
+from embedmask_jax.metrics.writer import MetricWriter
+from embedmask_jax.models.factory import build_model, init_variables
+from embedmask_jax.optim import (
+  OptimSettings,
+  Schedule,
+  is_trained,
+  make_optimizer,
+  scale_to_batch,
+)
+from embedmask_jax.progress import Progress
+from embedmask_jax.structures import Batch
+from embedmask_jax.train_state import TrainState
+from embedmask_jax.train_step import make_train_step
+
+
+class NonFiniteLossError(UserError):
+  """Training has diverged: names the step, the loss and the images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+  """What a run ended with.
+
+  Attributes:
+    step: updates done.
+    metrics: of the last evaluation; None where there was nothing to evaluate.
+    folder: of the last evaluation's files, or None.
+    seconds: of this call, compilation and evaluation included.
+  """
+
+  step: int
+  metrics: Metrics | None
+  folder: Path | None
+  seconds: float
+
+
+def train(config: ConfigDict, workdir: str | Path) -> TrainResult:
+  """Trains, evaluates and saves as the config says; the command `--mode=train`.
+
+  Args:
+    config: validated.
+    workdir: the run's folder, made if need be.
+
+  Raises:
+    UserError: a folder, data set or checkpoint that cannot be used; a batch size
+      that does not divide over the devices; a loss that is not finite.
+  """
+  start = time.perf_counter()
+  mesh = data_mesh()
+  parts = config.train.accumulation_steps
+  check_batch_size(config.train.batch_size, devices=mesh.size, parts=parts)
+  workdir = _prepare_workdir(workdir)
+  source = open_train_source(config.data)
+  log_report('training', source)
+  metadata = Metadata(config, source.category_ids, source.class_names)
+  eval_source = open_eval_source(config.data, metadata.categories)
+  if eval_source is None:
+    logging.warning('no config.data.eval: this run is not evaluated')
+  else:
+    log_report('evaluation', eval_source)
+
+  settings, num_steps = scale_to_batch(
+    OptimSettings(**config.optim),
+    steps=config.train.steps,
+    batch_size=config.train.batch_size,
+  )
+  schedule = Schedule(settings, num_steps)
+  model = build_model(config.model, len(source.class_names))
+  variables = init_variables(model, config.seed)
+  trained = is_trained(variables['params'], config.model.frozen_stages)
+  optimizer = make_optimizer(settings, schedule, trained=trained)
+  state = initial_state(workdir, metadata, variables, optimizer, mesh)
+  _write_config(workdir, config)
+  _log_run(config, variables, trained, mesh.devices, num_steps)
+
+  train_step = make_train_step(model, optimizer, mesh, accumulation_steps=parts)
+  evaluator = Evaluator(model, eval_source, config, mesh) if eval_source else None
+  first_step = int(state.step)
+  metrics, folder = None, None
+  with (
+    MetricWriter(workdir, restored_step=first_step) as writer,
+    CheckpointWriter(workdir, metadata, **config.checkpoint) as checkpoints,
+    Progress(
+      first_step=first_step, num_steps=num_steps, batch_size=config.train.batch_size
+    ) as progress,
+  ):
+    reader = StepReader(source, schedule, config.train.log_every, progress, writer)
+    batches = train_batches(
+      source,
+      start_step=first_step,
+      **train_settings(config),
+    )
+    for step, arrays in zip(range(first_step, num_steps), batches, strict=False):
+      state, values = train_step(state, split(mesh, Batch(**arrays)))
+      # The step before is read only now, so that the device is never idle.
+      reader.read_pending()
+      reader.pending = (step, values, arrays['image_index'])
+      done = step + 1
+      is_last = done == num_steps
+      is_due = is_last or _is_multiple(done, config.train.eval_every)
+      if is_due or _is_multiple(done, config.train.checkpoint_every):
+        # First of all, so that no state with a loss that is not finite is saved.
+        reader.read_pending()
+        # Evaluation precedes saving: a checkpoint carries its own score.
+        if is_due and evaluator:
+          folder = workdir / 'eval' / str(done)
+          metrics = evaluator(_variables(state), folder, step=done, writer=writer)
+        checkpoints.save(state, metrics if is_due else None)
+        progress.pause()
+    if first_step >= num_steps and evaluator:
+      logging.info('all %d steps are done: evaluating', num_steps)
+      folder = workdir / 'eval' / str(first_step)
+      metrics = evaluator(_variables(state), folder, step=first_step, writer=writer)
+  result = TrainResult(int(state.step), metrics, folder, time.perf_counter() - start)
+  logging.info('%s', summary(result))
+  return result
+
+
+class StepReader:
+  """Reads the metrics of a step from the device, checks and reports them."""
+
+  def __init__(
+    self,
+    source: Source,
+    schedule: Schedule,
+    log_every: int,
+    progress: Progress,
+    writer: MetricWriter,
+  ):
+    """Reports to `progress` and `writer` every `log_every` steps."""
+    self._source = source
+    self._schedule = schedule
+    self._log_every = log_every
+    self._progress = progress
+    self._writer = writer
+    # (step, metrics on the device, image_index of the batch), or None.
+    self.pending: tuple[int, Mapping[str, Any], np.ndarray] | None = None
+
+  def read_pending(self) -> None:
+    """Waits for the pending step, if there is one.
+
+    Raises:
+      NonFiniteLossError: a loss or the gradient is not finite.
+    """
+    if self.pending is None:
+      return
+    step, on_device, image_index = self.pending
+    self.pending = None
+    values = {name: float(x) for name, x in jax.device_get(on_device).items()}
+    bad = [
+      f'{name} {value}' for name, value in values.items() if not math.isfinite(value)
+    ]
+    if bad:
+      ids = [str(self._source.image_ids[i]) for i in image_index if i >= 0]
+      raise NonFiniteLossError(
+        f'step {step}: {", ".join(bad)}; image ids of the batch: {", ".join(ids)}. '
+        'Lower optim.learning_rate, or set optim.clip_norm'
+      )
+    self._progress.add(values)
+    if (step + 1) % self._log_every == 0:
+      means = self._progress.report(step + 1, float(self._schedule(step)))
+      self._writer.scalars(step + 1, means)
+
+
+def summary(result: TrainResult) -> str:
+  """One line about the end of a run."""
+  text = f'step {result.step}'
+  for kind, name in (('segm', 'mask AP'), ('bbox', 'box AP')):
+    value = (result.metrics or {}).get(f'{kind}/AP')
+    if value is not None:
+      text += f', {name} {value:.3f}'
+  text += f', {result.seconds:.0f} s'
+  if result.folder:
+    text += f', overlays in {result.folder / "overlays"}'
+  return text
+
+
+def _is_multiple(done: int, interval: int) -> bool:
+  return interval > 0 and done % interval == 0
+
+
+def _variables(state: TrainState) -> dict:
+  return {'params': state.params, 'batch_stats': state.batch_stats}
+
+
+def _prepare_workdir(workdir: str | Path) -> Path:
+  """Makes the folder, and makes sure now that it can be written."""
+  path = Path(workdir).expanduser().resolve()
+  probe = path / f'.writable-{os.getpid()}'
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise UserError(
+      f'--workdir={path} cannot be written ({error.strerror}); name another folder'
+    ) from error
+  return path
+
+
+def _write_config(workdir: Path, config: ConfigDict) -> None:
+  text = json.dumps(to_json(config), indent=2)
+  (workdir / 'config.json').write_text(text + '\n')
+
+
+def _log_run(
+  config: ConfigDict, variables: dict, trained: Any, devices: np.ndarray, steps: int
+) -> None:
+  sizes = jax.tree.map(np.size, variables['params'])
+  total = sum(jax.tree.leaves(sizes))
+  moving = sum(jax.tree.leaves(jax.tree.map(lambda n, t: n * t, sizes, trained)))
+  logging.info(
+    '%s: %.1f million parameters, %.1f million of them trained; %d steps of %d images '
+    'on %d %s device(s)',
+    config.model.backbone,
+    total / 1e6,
+    moving / 1e6,
+    steps,
+    config.train.batch_size,
+    devices.size,
+    devices.flat[0].platform,
+  )

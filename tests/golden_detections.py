@@ -1,0 +1,241 @@
+"""Detections against recorded ones: sets, boxes, scores, masks."""
+
+import dataclasses
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from golden_rule import unpack_masks
+from golden_set import Arrays
+from golden_table import Report
+
+from embedmask_jax.models.heads import SPATIAL_DIMS
+from embedmask_jax.ops.resize import double_size
+from embedmask_jax.postprocess import (
+  DetectionSettings,
+  detect,
+  proposal_log_probability,
+)
+from embedmask_jax.structures import Detections, HeadOutputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """The sizes of a record's images, int32 [B, 2] each, and its network canvas."""
+
+  image: np.ndarray
+  valid: np.ndarray
+  original: np.ndarray
+  canvas: tuple[int, int]
+
+  @classmethod
+  def of(cls, post: Arrays, canvas: tuple[int, int]) -> 'Sizes':
+    """Reads them; the valid area is the canvas, as in the original."""
+    image = post['image_sizes_hw'].astype(np.int32)
+    valid = np.full_like(image, canvas)
+    return cls(image, valid, post['orig_sizes_hw'].astype(np.int32), canvas)
+
+  @property
+  def output_canvas(self) -> tuple[int, int]:
+    """The smallest that holds the originals and packs into bytes."""
+    height, width = self.original.max(axis=0)
+    return int(height), int(-(-width // 8) * 8)
+
+
+def detections_of(outputs: HeadOutputs, sizes: Sizes, count: int) -> Detections:
+  """The detections; `count` where ties left the original with more than its cap."""
+  settings = DetectionSettings()
+  settings = dataclasses.replace(
+    settings, max_detections=max(settings.max_detections, count)
+  )
+  run = _compiled(settings, sizes.output_canvas)
+  return jax.tree.map(
+    np.asarray, run(outputs, sizes.image, sizes.valid, sizes.original)
+  )
+
+
+@cache
+def _compiled(settings: DetectionSettings, output_canvas: tuple[int, int]):
+  return jax.jit(
+    partial(
+      detect,
+      settings=settings,
+      spatial_dims=SPATIAL_DIMS,
+      output_canvas=output_canvas,
+    )
+  )
+
+
+def pairs_of(found: Detections, post: Arrays, i: int) -> tuple[list[int], list[int]]:
+  """Rows of ours and theirs that are one detection: one location and class."""
+  count = int(post['n_final'][i])
+  ours = {
+    (int(found.location[i, k]), int(found.labels[i, k]) + 1): k
+    for k in range(len(found.valid[i]))
+    if found.valid[i, k] and k < max(count, DetectionSettings.max_detections)
+  }
+  theirs = {
+    (int(location), int(label)): k
+    for k, (location, label) in enumerate(
+      zip(post[f'im{i}_loc_index'], post[f'im{i}_labels'], strict=True)
+    )
+  }
+  both = [key for key in theirs if key in ours]
+  return [ours[key] for key in both], [theirs[key] for key in both]
+
+
+def count_differences(found: Detections, post: Arrays, i: int) -> int:
+  """How many detections one side has and the other has not."""
+  ours, _ = pairs_of(found, post, i)
+  cap = max(int(post['n_final'][i]), DetectionSettings.max_detections)
+  return int(found.valid[i][:cap].sum()) + int(post['n_final'][i]) - 2 * len(ours)
+
+
+def compare_detections(
+  report: Report,
+  kind: str,
+  record: str,
+  outputs: HeadOutputs,
+  found: Detections,
+  post: Arrays,
+  sizes: Sizes,
+  *,
+  allowed: int = 0,
+) -> None:
+  """Compares detections with a `post_*` record.
+
+  Args:
+    report: where to.
+    kind: 'from heads' or 'from pixels', for the tolerances.
+    record: name of the record.
+    outputs: the head outputs that the detections come from.
+    found: ours.
+    post: theirs.
+    sizes: of the images.
+    allowed: detections that only one side may have, per image.
+  """
+  for i in range(len(sizes.image)):
+    differences = max(count_differences(found, post, i) - allowed, 0)
+    report.observe(f'detections {kind}: missing or extra', record, differences)
+    scores = found.scores[i][found.valid[i]]
+    rises = int(np.sum(np.diff(scores) > 0))
+    report.observe(f'detections {kind}: order of scores', record, rises)
+    pairs = pairs_of(found, post, i)
+    _compare_numbers(report, kind, record, found, post, i, pairs)
+    _compare_masks(report, kind, record, outputs, found, post, sizes, i, pairs)
+
+
+def _compare_numbers(
+  report: Report,
+  kind: str,
+  record: str,
+  found: Detections,
+  post: Arrays,
+  i: int,
+  pairs: tuple[list[int], list[int]],
+) -> None:
+  ours, theirs = pairs
+  boxes = post[f'im{i}_boxes'][theirs]
+  report.compare(
+    f'detections {kind}: boxes', record, found.network_boxes[i][ours], boxes
+  )
+  scores = post[f'im{i}_scores'][theirs]
+  report.compare(f'detections {kind}: scores', record, found.scores[i][ours], scores)
+  x1, y1, x2, y2 = found.boxes[i][ours].T
+  report.compare(
+    f'detections {kind}: boxes in the original',
+    record,
+    np.stack([x1, y1, x2 - x1 + 1, y2 - y1 + 1], axis=-1),
+    post[f'im{i}_coco_xywh'][theirs],
+  )
+
+
+def _compare_masks(
+  report: Report,
+  kind: str,
+  record: str,
+  outputs: HeadOutputs,
+  found: Detections,
+  post: Arrays,
+  sizes: Sizes,
+  i: int,
+  pairs: tuple[list[int], list[int]],
+) -> None:
+  row_of = _with_one_window(report, record, found, post, i, pairs)
+  height, width = map(int, sizes.original[i])
+  masks = np.unpackbits(found.masks[i], axis=-1).astype(bool)
+  inside = masks[:, :height, :width]
+  quantity = f'detections {kind}: mask areas'
+  report.observe(quantity, record, float(masks.sum() - inside.sum()))
+  for k, area in enumerate(post[f'im{i}_coco_mask_area']):
+    if k in row_of:
+      error = abs(int(inside[row_of[k]].sum()) - int(area)) / (height * width)
+      report.observe(quantity, record, error)
+  if f'im{i}_top' not in post:
+    return
+
+  log_p = log_probabilities(outputs, found, sizes, i)
+  grid = tuple(map(int, post['mask_grid_hw']))
+  threshold = float(np.log(DetectionSettings.mask_threshold))
+  for k, cells in enumerate(post[f'im{i}_mask_cells']):
+    if k in row_of:
+      error = abs(int((log_p[row_of[k]] > threshold).sum()) - int(cells))
+      quantity = f'detections {kind}: mask cells'
+      report.observe(quantity, record, error / (grid[0] * grid[1]))
+
+  top = [int(k) for k in post[f'im{i}_top']]
+  known = [n for n, k in enumerate(top) if k in row_of]
+  rows = [row_of[top[n]] for n in known]
+  report.compare(
+    f'detections {kind}: mask log-probability',
+    record,
+    log_p[rows],
+    post[f'im{i}_top_mask_logp'][known],
+  )
+  expected = unpack_masks(post[f'im{i}_top_coco_masks'], (height, width))
+  for row, n in zip(rows, known, strict=True):
+    error = float(np.mean(inside[row] != expected[n]))
+    report.observe(f'detections {kind}: masks', record, error)
+
+
+def _with_one_window(
+  report: Report,
+  record: str,
+  found: Detections,
+  post: Arrays,
+  i: int,
+  pairs: tuple[list[int], list[int]],
+) -> dict[int, int]:
+  """Their row -> our row, of detections whose boxes open the same mask window.
+
+  Boxes that differ in the last digits may lie on both sides of a multiple of 4
+  pixels, where the window grows by a cell.
+  """
+  rows = {}
+  for ours, theirs in zip(*pairs, strict=True):
+    boxes = found.network_boxes[i][ours], post[f'im{i}_boxes'][theirs]
+    if np.array_equal(*((box / 4).astype(int) for box in boxes)):
+      rows[theirs] = ours
+    else:
+      report.note(f'{record} image {i}: mask {theirs} skipped, its window is in doubt')
+  return rows
+
+
+def log_probabilities(
+  outputs: HeadOutputs, found: Detections, sizes: Sizes, i: int
+) -> np.ndarray:
+  """The log-probabilities of an image's detections at stride 4, [K, rows, columns]."""
+  valid = jnp.asarray(sizes.valid)
+  pixels = double_size(outputs.pixel_embedding, valid // 8)
+  location = found.location[i]
+  return np.asarray(
+    proposal_log_probability(
+      pixels[i],
+      outputs.proposal_embedding[i][location],
+      outputs.margin[i][location],
+      jnp.asarray(found.network_boxes[i]),
+      valid[i] // 4,
+      spatial_dims=SPATIAL_DIMS,
+    )
+  )

@@ -1,0 +1,203 @@
+"""The network with the rule's weights: features, head outputs, detections."""
+
+from functools import cache
+
+import golden_rule
+import jax
+import jax.numpy as jnp
+import numpy as np
+from golden_detections import Sizes, compare_detections, detections_of
+from golden_post import case_of
+from golden_rule import subsample
+from golden_set import (
+  LEVELS,
+  Arrays,
+  GoldenSet,
+  by_level,
+  canvas_of,
+  images_of,
+  pad_images,
+)
+from golden_table import FEATURES, OUTPUTS, Report, over
+
+from configs import base
+from embedmask_jax.import_weights import import_authors
+from embedmask_jax.models.embedmask import EmbedMask, normalise_images
+from embedmask_jax.models.factory import build_model
+from embedmask_jax.models.resnet import ARCHITECTURES
+from embedmask_jax.ops.locations import STRIDES
+from embedmask_jax.structures import HeadOutputs
+
+_FEATURE_SAMPLE = 512
+# Distances of decisions to their thresholds at which float32 noise may turn them:
+# of a class score, of an IoU, of two final scores at the cap.
+_IN_DOUBT = np.array([2e-5, 5e-4, 2e-5])
+# Detections that one turned decision may add and take away.
+_PER_DECISION = 2
+_FIELDS = {
+  'logits': 'class_logits',
+  'bbox_reg': 'box_regression',
+  'centerness': 'centerness',
+  'proposal_embed': 'proposal_embedding',
+  'proposal_margin': 'margin',
+  'pixel_embed': 'pixel_embedding',
+}
+
+
+@cache
+def model_of(arch: str) -> EmbedMask:
+  """The paper's network, 'R50' or 'R101'."""
+  config = base.get_config().model
+  config.backbone = golden_rule.ARCHES[arch]
+  return build_model(config, golden_rule.NUM_CLASSES)
+
+
+@cache
+def variables_of(arch: str, seed: int) -> dict:
+  """Our variables with the rule's weights."""
+  return import_authors(state_dict_of(arch, seed))[0]
+
+
+def state_dict_of(arch: str, seed: int) -> dict[str, np.ndarray]:
+  """The rule's weights under the authors' names."""
+  shapes = {place.key: place.shape for place in golden_rule.tensor_places(arch)}
+  return golden_rule.draw_state_dict(seed, shapes)
+
+
+def check_forward(golden: GoldenSet, report: Report, only: str = '.*') -> None:
+  """`forward_*` records whose names match `only`, and detections from there."""
+  noise = golden.noise()
+  index = golden.json('forward_index')
+  post_of = {
+    case_of(golden, record).forward: record
+    for record in golden.records('post_.*')
+    if case_of(golden, record).is_plain
+  }
+  for record in golden.records(f'forward_{only}'):
+    entry = index['forward'][record.removeprefix('forward_')]
+    arrays = golden.arrays(record)
+    canvas = canvas_of(arrays)
+    sizes = arrays['image_sizes_hw'].astype(np.int32)
+    images = pad_images(images_of(arrays, entry['files'], sizes), canvas)
+    _compare_input(report, record, arrays, images, sizes)
+    model = model_of(entry['arch'])
+    outputs, features = _forward(model)(
+      variables_of(entry['arch'], entry['seed']),
+      images,
+      sizes,
+      np.full_like(sizes, canvas),
+    )
+    _compare_features(report, record, arrays, features, noise)
+    _compare_outputs(report, record, arrays, outputs, noise)
+    if record in post_of:
+      _compare_detections(golden, report, post_of[record], outputs, canvas)
+
+
+def _compare_input(
+  report: Report, record: str, arrays: Arrays, images: np.ndarray, sizes: np.ndarray
+) -> None:
+  config = base.get_config().model
+  found = normalise_images(
+    jnp.asarray(images), jnp.asarray(sizes), config.pixel_mean, config.pixel_std
+  )
+  found = subsample(np.asarray(found).transpose(0, 3, 1, 2), _FEATURE_SAMPLE)
+  report.compare('forward: input', record, found, arrays['input_sub'])
+
+
+@cache
+def _forward(model: EmbedMask):
+  """(variables, images, sizes, valid sizes) -> head outputs, {C2.., P7: NHWC}."""
+  depths = ARCHITECTURES[model.backbone][0]
+  last = {f'stage{stage}_block{n - 1}': stage + 1 for stage, n in enumerate(depths, 1)}
+
+  def is_wanted(module, method: str) -> bool:
+    return method == '__call__' and (module.name in last or module.name == 'fpn')
+
+  @jax.jit
+  def run(variables, images, sizes, valid_sizes):
+    outputs, state = model.apply(
+      variables,
+      images,
+      sizes,
+      valid_sizes,
+      train=False,
+      capture_intermediates=is_wanted,
+      mutable=['intermediates'],
+    )
+    captured = state['intermediates']
+    features = {
+      f'C{level}': captured['backbone'][block]['__call__'][0][0]
+      for block, level in last.items()
+    }
+    features |= zip(LEVELS, captured['fpn']['__call__'][0], strict=True)
+    return outputs, features
+
+  return run
+
+
+def _compare_features(
+  report: Report,
+  record: str,
+  arrays: Arrays,
+  features: dict[str, jax.Array],
+  noise: dict[str, float],
+) -> None:
+  for name in FEATURES:
+    found = np.asarray(features[name]).transpose(0, 3, 1, 2)
+    report.compare('forward: shapes', record, found.shape, arrays[f'{name}_shape'])
+    allowed = noise[f'{name}_sub']
+    sample = subsample(found, _FEATURE_SAMPLE)
+    error = np.abs(sample - arrays[f'{name}_sub']).max()
+    report.observe(f'forward: {name}', record, over(error, allowed))
+    found = found.astype(np.float64)
+    error = np.abs([found.mean(), found.std()] - arrays[f'{name}_meanstd']).max()
+    report.observe('forward: mean and deviation', record, over(error, allowed))
+
+
+def _compare_outputs(
+  report: Report,
+  record: str,
+  arrays: Arrays,
+  outputs: HeadOutputs,
+  noise: dict[str, float],
+) -> None:
+  for name in OUTPUTS:
+    found = np.asarray(getattr(outputs, _FIELDS[name]))
+    if name == 'pixel_embed':
+      error = np.abs(found.transpose(0, 3, 1, 2) - arrays[name]).max()
+    else:
+      levels = by_level(found, canvas_of(arrays))
+      if name == 'bbox_reg':
+        levels = [level * s for level, s in zip(levels, STRIDES, strict=True)]
+      error = max(
+        np.abs(level - expected).max()
+        for level, expected in zip(levels, arrays.levels(name), strict=True)
+      )
+    report.observe(f'forward: {name}', record, over(error, noise[name]))
+
+
+def _compare_detections(
+  golden: GoldenSet,
+  report: Report,
+  record: str,
+  outputs: HeadOutputs,
+  canvas: tuple[int, int],
+) -> None:
+  post = golden.arrays(record)
+  sizes = Sizes.of(post, canvas)
+  found = detections_of(outputs, sizes, int(post['n_final'].max(initial=0)))
+  in_doubt = int(np.sum(post['margins'] < _IN_DOUBT))
+  if in_doubt:
+    report.note(
+      f'{record}: {in_doubt} kinds of decision within noise, margins {post["margins"]}'
+    )
+  compare_detections(
+    report,
+    'from pixels',
+    record,
+    outputs,
+    found,
+    post,
+    sizes,
+    allowed=_PER_DECISION * in_doubt,
+  )

@@ -1,0 +1,123 @@
+"""Post-processing: detections and masks from head outputs."""
+
+import dataclasses
+import re
+
+import jax.numpy as jnp
+import numpy as np
+from golden_detections import Sizes, compare_detections, detections_of, pairs_of
+from golden_set import Arrays, GoldenSet, canvas_of, head_outputs
+from golden_table import Report
+
+from embedmask_jax.errors import UserError
+from embedmask_jax.ops.locations import locations
+from embedmask_jax.structures import Detections, HeadOutputs
+
+_NUMBER = r'([\d.]+)'
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A post-processing record: whose head outputs, and what was done to them."""
+
+  forward: str
+  note: str
+
+  @property
+  def is_plain(self) -> bool:
+    """Whether the head outputs are those of the network, unchanged."""
+    return self.note.startswith('default config')
+
+  def change(self, outputs: HeadOutputs) -> HeadOutputs:
+    """The head outputs that the record was made from.
+
+    Raises:
+      UserError: the note says something that no rule here covers.
+    """
+    logits = outputs.class_logits
+    if self.is_plain:
+      return outputs
+    if match := re.search(f'with {_NUMBER} added to every logit', self.note):
+      return outputs.replace(class_logits=logits + np.float32(match[1]))
+    if match := re.search(f'with {_NUMBER} subtracted from every logit', self.note):
+      return outputs.replace(class_logits=logits - np.float32(match[1]))
+    pattern = rf'with {_NUMBER} subtracted from the logits of image (\d+)'
+    if match := re.search(pattern, self.note):
+      image = int(match[2])
+      changed = logits.at[image].add(-np.float32(match[1]))
+      return outputs.replace(class_logits=changed)
+    pattern = (
+      rf'logits := round_half_even\({_NUMBER}\*logit\)/{_NUMBER} \+ {_NUMBER}, '
+      'centerness logits := 0'
+    )
+    if match := re.search(pattern, self.note):
+      factor, divisor, shift = (np.float32(match[i]) for i in (1, 2, 3))
+      return outputs.replace(
+        class_logits=jnp.round(logits * factor) / divisor + shift,
+        centerness=jnp.zeros_like(outputs.centerness),
+      )
+    raise UserError(f'no rule for "{self.note}"')
+
+
+def case_of(golden: GoldenSet, record: str) -> Case:
+  """The case of the record `post_<name>`, from the forward index.
+
+  Raises:
+    UserError: the index does not have it.
+  """
+  entry = golden.json('forward_index').get('post', {}).get(record[len('post_') :])
+  match = re.search(r'forward_(\w+)', entry['note']) if entry else None
+  if match is None:
+    raise UserError(f'{record}.npz: forward_index.json does not say what it is made of')
+  return Case(forward=f'forward_{match[1]}', note=entry['note'])
+
+
+def check_post(golden: GoldenSet, report: Report) -> None:
+  """Every `post_*` record, from the stored head outputs."""
+  for record in golden.records('post_.*'):
+    case = case_of(golden, record)
+    forward, post = golden.arrays(case.forward), golden.arrays(record)
+    outputs = case.change(head_outputs(forward, is_in_pixels=True))
+    sizes = Sizes.of(post, canvas_of(forward))
+    found = detections_of(outputs, sizes, int(post['n_final'].max(initial=0)))
+    compare_detections(report, 'from heads', record, outputs, found, post, sizes)
+    for i in range(len(sizes.image)):
+      _compare_quoted(report, record, outputs, found, post, i)
+    candidates = post['n_candidates'].sum(axis=0)
+    quantity = 'detections from heads: numbers of candidates'
+    report.compare(quantity, record, found.num_candidates, candidates)
+    report.compare(quantity, record, found.num_kept, post['n_after_nms'])
+
+
+def _compare_quoted(
+  report: Report,
+  record: str,
+  outputs: HeadOutputs,
+  found: Detections,
+  post: Arrays,
+  i: int,
+) -> None:
+  """The rows of the head outputs that the record quotes."""
+  ours, theirs = pairs_of(found, post, i)
+  location = found.location[i][ours]
+  for name, array in (
+    ('embed', outputs.proposal_embedding),
+    ('margin', outputs.margin),
+  ):
+    if f'im{i}_proposal_{name}' in post:
+      report.compare(
+        'detections from heads: embeddings and margins',
+        record,
+        np.asarray(array[i])[location],
+        post[f'im{i}_proposal_{name}'][theirs],
+      )
+
+
+def check_locations(golden: GoldenSet, report: Report) -> None:
+  """The locations that forward records list."""
+  for record in golden.records('forward_.*'):
+    forward = golden.arrays(record)
+    expected = np.concatenate(forward.levels('locations'))
+    report.compare(
+      'forward: locations', record, locations(canvas_of(forward)), expected
+    )

@@ -1,0 +1,218 @@
+"""Reading a golden folder, with account of what has been read."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import golden_rule
+import jax.numpy as jnp
+import numpy as np
+from golden_table import Report
+
+from embedmask_jax.errors import UserError
+from embedmask_jax.ops.locations import STRIDES, level_shapes
+from embedmask_jax.structures import HeadOutputs
+
+LEVELS = tuple(f'P{level}' for level in range(3, 8))
+# 'R50 seed 13 (loss_l1, l2): 1311...' or 'R50_seed41 f769...'.
+_DIGEST = r'(R\d+)[ _]seed ?(\d+)(?: \([^)]*\))?:? ([0-9a-f]{64})'
+# Arrays of functions that the preset does not use, or of options it does not offer.
+UNUSED = {
+  'train_crop_pad': 'cropping of the mask loss, off in the 2021 configs',
+  'infer_box_mask': 'a function that the 2021 code does not call',
+  'pp_': 'POSTPROCESS_MASKS=True, off in the 2021 configs',
+  'iou_sum': 'an IoU loss that no preset uses',
+  'iou_grad': 'an IoU loss that no preset uses',
+  'iou_each': 'an IoU loss that no preset uses',
+  'iou_weight': 'weights of the IoU losses',
+  'linear_iou_': 'an IoU loss that no preset uses',
+  'n_after_topk': 'a number inside the selection, which shows in what is selected',
+}
+
+
+class Arrays:
+  """The arrays of one `.npz`; remembers which were asked for."""
+
+  def __init__(self, path: Path):
+    with np.load(path) as content:
+      self._arrays = dict(content)
+    self.read: set[str] = set()
+    self.name = path.stem
+
+  def __contains__(self, name: str) -> bool:
+    return name in self._arrays
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    if name not in self._arrays:
+      raise UserError(f'{self.name}.npz has no array {name}')
+    self.read.add(name)
+    return self._arrays[name]
+
+  def names(self, pattern: str = '') -> list[str]:
+    """The names that match a regular expression as a whole, in order."""
+    return [name for name in self._arrays if re.fullmatch(pattern or '.*', name)]
+
+  def levels(self, name: str) -> list[np.ndarray]:
+    """The arrays of P3..P7."""
+    return [self[f'{name}_{level}'] for level in LEVELS]
+
+
+class GoldenSet:
+  """A folder of records."""
+
+  def __init__(self, folder: str | Path):
+    self.folder = Path(folder)
+    if not self.folder.is_dir():
+      raise UserError(f'{folder}: no such folder')
+    self._arrays: dict[str, Arrays] = {}
+    self._json: dict[str, Any] = {}
+
+  def has(self, name: str) -> bool:
+    return (self.folder / name).exists()
+
+  def arrays(self, name: str) -> Arrays:
+    """The record `name.npz`."""
+    if name not in self._arrays:
+      path = self.folder / f'{name}.npz'
+      if not path.exists():
+        raise UserError(f'{path}: no such file')
+      self._arrays[name] = Arrays(path)
+    return self._arrays[name]
+
+  def json(self, name: str) -> Any:
+    """The content of `name.json`, an empty dict where there is none."""
+    if name not in self._json:
+      path = self.folder / f'{name}.json'
+      if not path.exists():
+        return {}
+      self._json[name] = json.loads(path.read_text())
+    return self._json[name]
+
+  def records(self, pattern: str) -> Iterator[str]:
+    """The names of `.npz` files that match a regular expression as a whole."""
+    for path in sorted(self.folder.glob('*.npz')):
+      if re.fullmatch(pattern, path.stem):
+        yield path.stem
+
+  def noise(self) -> dict[str, float]:
+    """The original's own float32 error by array, the largest of all records."""
+    noise: dict[str, float] = {}
+    for record in self.json('forward_float64_diff').values():
+      for name, value in record.items():
+        noise[name] = max(noise.get(name, 0.0), value)
+    return noise
+
+  def digests(self) -> dict[str, str]:
+    """Digests of weights that indexes and README give, by name ('R50_seed11')."""
+    found = {}
+    readme = self.folder / 'README.md'
+    if readme.exists():
+      for arch, seed, value in re.findall(_DIGEST, readme.read_text()):
+        found[f'{arch}_seed{seed}'] = value
+    for index in ('forward_index', 'loss_index', 'traj_index'):
+      content = self.json(index)
+      found.update(content.get('digest', {}))
+      for name, value in content.items():
+        if name.startswith('digest_'):
+          found[name.removeprefix('digest_')] = value
+    return found
+
+  def account(self, report: Report) -> None:
+    """Fails what was not checked, and notes arrays that were not read."""
+    for path in sorted(self.folder.iterdir()):
+      if path.suffix == '.json' and path.stem not in self._json:
+        report.fail(f'{path.name}: not checked')
+      elif path.suffix == '.npz':
+        if path.stem not in self._arrays or not self._arrays[path.stem].read:
+          report.fail(f'{path.name}: not checked')
+        else:
+          self._note_unread(self._arrays[path.stem], report)
+      elif path.suffix not in ('.json', '.npz', '.md'):
+        report.fail(f'{path.name}: not checked, of no known kind')
+
+  def _note_unread(self, arrays: Arrays, report: Report) -> None:
+    for name in arrays.names():
+      if name in arrays.read:
+        continue
+      reason = next((r for part, r in UNUSED.items() if name.startswith(part)), None)
+      report.note(f'{arrays.name}.npz {name}: not compared ({reason or "unknown"})')
+
+
+def canvas_of(arrays: Arrays) -> tuple[int, int]:
+  """(H, W) of the padded network input."""
+  _, _, height, width = arrays['input_shape']
+  return int(height), int(width)
+
+
+def head_outputs(arrays: Arrays, *, is_in_pixels: bool) -> HeadOutputs:
+  """Stored head outputs (NCHW by level) as ours.
+
+  Args:
+    arrays: a forward or loss-head record.
+    is_in_pixels: the regression was multiplied by the stride (eval mode).
+  """
+  regression = [
+    level / stride if is_in_pixels else level
+    for level, stride in zip(arrays.levels('bbox_reg'), STRIDES, strict=True)
+  ]
+  return HeadOutputs(
+    class_logits=flat(arrays.levels('logits')),
+    box_regression=flat(regression),
+    centerness=flat(arrays.levels('centerness'))[..., 0],
+    proposal_embedding=flat(arrays.levels('proposal_embed')),
+    margin=flat(arrays.levels('proposal_margin')),
+    pixel_embedding=jnp.asarray(arrays['pixel_embed'].transpose(0, 2, 3, 1)),
+  )
+
+
+def flat(levels: list[np.ndarray]) -> Any:
+  """[B, P, channels] from arrays [B, channels, rows, columns] of P3..P7."""
+  parts = [level.transpose(0, 2, 3, 1) for level in levels]
+  parts = [part.reshape(len(part), -1, part.shape[-1]) for part in parts]
+  return jnp.asarray(np.concatenate(parts, axis=1))
+
+
+def by_level(array: Any, canvas: tuple[int, int]) -> list[np.ndarray]:
+  """The inverse of `flat`: [B, channels, rows, columns] of P3..P7 (or [B, P])."""
+  array = np.asarray(array)
+  if array.ndim == 2:
+    array = array[..., None]
+  levels, start = [], 0
+  for rows, columns in level_shapes(canvas):
+    part = array[:, start : start + rows * columns]
+    part = part.reshape(len(array), rows, columns, -1)
+    levels.append(part.transpose(0, 3, 1, 2))
+    start += rows * columns
+  return levels
+
+
+def pad_images(images: list[np.ndarray], canvas: tuple[int, int]) -> np.ndarray:
+  """uint8 [B, H, W, 3] from images of different sizes, zeros around them."""
+  padded = np.zeros((len(images), *canvas, 3), np.uint8)
+  for row, image in zip(padded, images, strict=True):
+    row[: image.shape[0], : image.shape[1]] = image
+  return padded
+
+
+def images_of(
+  arrays: Arrays, names: list[str], sizes: list[tuple[int, int]]
+) -> list[np.ndarray]:
+  """The images of a record: stored, or drawn where they are 'formula:<seed>'.
+
+  Raises:
+    UserError: neither.
+  """
+  images = []
+  for i, (name, (height, width)) in enumerate(zip(names, sizes, strict=True)):
+    if f'im{i}_rgb' in arrays:
+      images.append(arrays[f'im{i}_rgb'])
+    elif name.startswith('formula:'):
+      seed = int(name.removeprefix('formula:'))
+      images.append(golden_rule.formula_image(seed, int(height), int(width)))
+    else:
+      raise UserError(
+        f'{arrays.name}.npz: image {name} is neither stored nor a formula'
+      )
+  return images

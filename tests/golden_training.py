@@ -1,0 +1,243 @@
+"""Training: parameter gradients end to end, and trajectories of the optimiser."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from golden_batch import batch_of
+from golden_data import batch_from_polygons
+from golden_network import model_of, variables_of
+from golden_rule import subsample
+from golden_set import Arrays, GoldenSet, canvas_of, images_of, pad_images
+from golden_table import Report, over, rms
+
+from configs import base
+from embedmask_jax.import_weights import export_authors
+from embedmask_jax.losses import LOSS_NAMES, compute_losses, normalisers
+from embedmask_jax.models.embedmask import EmbedMask
+from embedmask_jax.models.factory import DATA_AXIS
+from embedmask_jax.models.heads import SPATIAL_DIMS
+from embedmask_jax.optim import OptimSettings, Schedule, is_trained, make_optimizer
+from embedmask_jax.structures import Batch
+from embedmask_jax.targets import assign_targets
+from embedmask_jax.train_state import TrainState, create_train_state
+from embedmask_jax.train_step import make_train_step
+
+_ARCH = 'R50'
+_SAMPLE = 256
+# At the config's rate these weights train chaotically: later steps say nothing.
+_COMPARABLE_STEPS = {'t_config': 2}
+
+
+def check_parameter_gradients(
+  golden: GoldenSet, report: Report, only: str = '.*'
+) -> None:
+  """Loss records from their pixels: losses, gradient of every parameter."""
+  for record in golden.records(rf'loss_(?!.*_head){only}'):
+    arrays = golden.arrays(record)
+    if 'grad_norm' not in arrays:
+      continue
+    entry = golden.json('loss_index')[record.removeprefix('loss_')]
+    sizes = entry['resized_hw']
+    images = pad_images(images_of(arrays, entry['files'], sizes), canvas_of(arrays))
+    batch = batch_of(arrays, images)
+    variables = variables_of(_ARCH, entry['seed'])
+    losses, gradients = _gradients(model_of(_ARCH))(variables, batch)
+    _compare_losses(report, record, arrays, np.asarray(losses))
+    parts = [
+      _named(jax.tree.map(lambda leaf, i=i: leaf[i], gradients), variables)
+      for i in range(len(LOSS_NAMES))
+    ]
+    _compare_gradients(report, record, arrays, parts)
+
+
+@cache
+def _gradients(model: EmbedMask):
+  """(variables, batch) -> losses [4], gradients with a leading axis of the losses."""
+
+  @jax.jit
+  def run(variables: dict, batch: Batch):
+    targets = assign_targets(batch)
+    total = normalisers(batch, targets)
+
+    def losses_of(params: dict):
+      outputs = model.apply(
+        {**variables, 'params': params},
+        batch.images,
+        batch.image_size,
+        batch.valid_size,
+        train=True,
+      )
+      losses = compute_losses(outputs, targets, batch, total, spatial_dims=SPATIAL_DIMS)
+      return jnp.stack([losses[name] for name in LOSS_NAMES])
+
+    losses, pull_back = jax.vjp(losses_of, variables['params'])
+    gradients = jax.lax.map(lambda row: pull_back(row)[0], jnp.eye(len(LOSS_NAMES)))
+    return losses, gradients
+
+  return run
+
+
+def _named(params: dict, variables: dict) -> dict[str, np.ndarray]:
+  """A tree like the parameters, under the authors' names and in their layout."""
+  return export_authors({**variables, 'params': params})
+
+
+def _compare_losses(
+  report: Report, record: str, arrays: Arrays, losses: np.ndarray
+) -> None:
+  expected, noise = arrays['losses'], arrays['losses_noise']
+  for found, loss, own in zip(losses, expected, noise, strict=True):
+    error = over(abs(found - loss), 3 * own + 1e-5 * max(loss, 1e-3))
+    report.observe('end to end losses', record, error)
+
+
+def _compare_gradients(
+  report: Report, record: str, arrays: Arrays, parts: list[dict[str, np.ndarray]]
+) -> None:
+  """Compares gradients; `parts` has one for each loss."""
+  names = [str(name) for name in arrays['param_names']]
+  whole = {name: sum(part[name].astype(np.float64) for part in parts) for name in names}
+  frozen = sum(np.any(part[n]) for part in parts for n in part if n not in whole)
+  report.observe('end to end: gradients of frozen parameters', record, frozen)
+
+  unrest = 0.0
+  for key in arrays.names('grad/.*'):
+    name = key.removeprefix('grad/')
+    noise = float(arrays[f'grad_noise/{name}'])
+    size = float(arrays[f'grad_rms/{name}'])
+    unrest = max(unrest, noise / size if size else 0.0)
+    error = rms(subsample(whole[name], _SAMPLE) - arrays[key])
+    report.observe(
+      'end to end: parameter gradients', record, over(error, 3 * noise + 1e-3 * size)
+    )
+    error = abs(rms(whole[name]) - size)
+    report.observe(
+      'end to end: parameter gradients', record, over(error, 3 * noise + 1e-3 * size)
+    )
+
+  def compare_norm(found: float, expected: float, noise: float) -> None:
+    error = over(abs(found - expected), 3 * noise + 1e-3 * expected)
+    report.observe('end to end: gradient norms', record, error)
+
+  for name, expected in zip(names, arrays['param_grad_norms'], strict=True):
+    compare_norm(np.linalg.norm(whole[name]), expected, unrest * expected)
+  noise = float(arrays['grad_norm_noise'])
+  compare_norm(_norm(whole, names), float(arrays['grad_norm']), noise)
+  for part, expected in zip(parts, arrays['grad_norm_per_loss'], strict=True):
+    compare_norm(_norm(part, names), float(expected), noise)
+
+
+def _norm(gradients: dict[str, np.ndarray], names: list[str]) -> float:
+  squares = [np.sum(gradients[name].astype(np.float64) ** 2) for name in names]
+  return float(np.sqrt(np.sum(squares)))
+
+
+def check_trajectories(golden: GoldenSet, report: Report) -> None:
+  """Every `t_*` record: a few steps of the real training step."""
+  for record in golden.records('t_.*'):
+    arrays = golden.arrays(record)
+    entry = golden.json('traj_index')[record]
+    settings = dataclasses.replace(
+      OptimSettings(**base.get_config().optim),
+      learning_rate=entry['base_lr'],
+      warmup_steps=entry['warmup_iters'],
+      milestones=tuple(entry['steps']),
+    )
+    total = len(arrays['losses'])
+    schedule = Schedule(settings, total)
+    rates = np.array([float(schedule(i)) for i in range(total)])
+    rates = np.stack([rates, rates * settings.bias_rate_multiplier], axis=-1)
+    report.compare('trajectory: rates', record, rates, arrays['lr_weight_bias'])
+
+    names, sizes = zip(*entry['images'], strict=True)
+    canvas = canvas_of(arrays)
+    images = pad_images(images_of(arrays, list(names), list(sizes)), canvas)
+    batch = batch_from_polygons(entry['instances'], sizes, canvas, images)
+    steps = min(_COMPARABLE_STEPS.get(record, total), total)
+    for step, state, metrics in _run(entry['seed'], settings, schedule, batch, steps):
+      _compare_step(report, record, arrays, step, state, metrics)
+
+
+def _run(
+  seed: int, settings: OptimSettings, schedule: Schedule, batch: Batch, steps: int
+) -> Iterator[tuple[int, TrainState, dict[str, Any]]]:
+  """Yields the state before the first step, then after each with its metrics."""
+  model = model_of(_ARCH)
+  # The step gives its state's memory away; the drawn weights are kept.
+  variables = jax.tree.map(jnp.array, variables_of(_ARCH, seed))
+  trained = is_trained(variables['params'], model.frozen_stages)
+  optimizer = make_optimizer(settings, schedule, trained=trained)
+  train_step = make_train_step(model, optimizer, jax.make_mesh((1,), (DATA_AXIS,)))
+  state = create_train_state(variables, optimizer)
+  yield 0, state, {}
+  for step in range(1, steps + 1):
+    state, metrics = train_step(state, batch)
+    yield step, state, metrics
+
+
+def _compare_step(
+  report: Report,
+  record: str,
+  arrays: Arrays,
+  step: int,
+  state: TrainState,
+  metrics: dict[str, Any],
+) -> None:
+  def observe(quantity: str, error: float, spread: float, size: float) -> None:
+    report.observe(quantity, f'{record} {step}', over(error, 3 * spread + 1e-3 * size))
+
+  variables = {'params': state.params, 'batch_stats': state.batch_stats}
+  names = [str(name) for name in arrays['param_names']]
+  if step == 0:
+    found = export_authors(variables)
+    for name in names:
+      sample = subsample(found[name], _SAMPLE)
+      expected = arrays[f'init/{name}']
+      report.compare('trajectory: initial parameters', record, sample, expected)
+    return
+
+  for i, name in enumerate(LOSS_NAMES):
+    loss = arrays['losses'][step - 1, i]
+    spread = arrays['losses_spread'][step - 1, i]
+    error = abs(float(metrics[f'loss/{name}']) - loss)
+    observe('trajectory: losses', error, spread, loss)
+  norm = arrays['grad_norm'][step - 1]
+  error = abs(float(metrics['grad_norm']) - norm)
+  spread = arrays['grad_norm_spread'][step - 1]
+  observe('trajectory: gradient norms', error, spread, norm)
+  if not arrays.names(rf'step{step}/{re.escape(names[0])}'):
+    return
+
+  found = export_authors(variables)
+  momentum = _named(_momentum(state), variables)
+  for name in names:
+    prefix = f'step{step}'
+    error = rms(subsample(found[name], _SAMPLE) - arrays[f'{prefix}/{name}'])
+    spread = float(arrays[f'{prefix}_spread/{name}'])
+    change = float(arrays[f'{prefix}_delta_rms/{name}'])
+    observe('trajectory: parameters', error, spread, change)
+    expected = arrays[f'{prefix}_momentum/{name}']
+    error = rms(subsample(momentum[name], _SAMPLE) - expected)
+    spread = float(arrays[f'{prefix}_momentum_spread/{name}'])
+    observe('trajectory: momentum', error, spread, rms(expected))
+
+
+def _momentum(state: TrainState) -> dict:
+  """The momentum of every parameter, zeros for those that are not trained."""
+  is_trace = lambda node: isinstance(node, optax.TraceState)  # noqa: E731
+  leaves = jax.tree.leaves(state.opt_state, is_leaf=is_trace)
+  (trace,) = [leaf.trace for leaf in leaves if is_trace(leaf)]
+  is_masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
+  return jax.tree.map(
+    lambda own, parameter: jnp.zeros_like(parameter) if is_masked(own) else own,
+    trace,
+    state.params,
+    is_leaf=is_masked,
+  )

@@ -1,0 +1,240 @@
+"""Checkpoints: what is written comes back, and what is damaged is noticed."""
+
+import json
+import shutil
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from configs import base
+from embedmask_jax import checkpoint
+from embedmask_jax.errors import UserError
+from embedmask_jax.train_state import TrainState
+
+METADATA = checkpoint.Metadata(
+  config=base.get_config(), category_ids=(3, 7), class_names=('cell', 'dust')
+)
+
+
+def make_state(step=0, *, classes=2, optimizer=None):
+  generator = np.random.default_rng(step)
+
+  def leaf(*shape):
+    return jnp.asarray(generator.normal(size=shape), jnp.float32)
+
+  params = {
+    'head': {
+      'class_logits': {'kernel': leaf(3, 3, 4, classes), 'bias': leaf(classes)},
+      'position_scale': leaf(),
+    }
+  }
+  optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
+  return TrainState(
+    step=jnp.int32(step),
+    params=params,
+    batch_stats={'norm': {'mean': leaf(40, 50)}},
+    opt_state=optimizer.init(params),
+  )
+
+
+def write(workdir, steps, scores=None, **options):
+  writer = checkpoint.CheckpointWriter(
+    workdir,
+    METADATA,
+    **{'keep_last': 2, 'keep_best': 1, 'best_metric': 'segm/AP', **options},
+  )
+  for step in steps:
+    score = (scores or {}).get(step)
+    writer.save(make_state(step), None if score is None else {'segm/AP': score})
+  writer.close()
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def corrupt(folder, how):
+  """Damages the file with the arrays of the `variables`."""
+  files = [path for path in (folder / 'variables').rglob('d/*') if path.is_file()]
+  victim = max(files, key=lambda path: path.stat().st_size)
+  content = bytearray(victim.read_bytes())
+  if how == 'truncated':
+    content = content[: len(content) // 2]
+  elif how == 'one bit':
+    content[len(content) // 2] ^= 1
+  victim.write_bytes(bytes(content))
+
+
+def test_state_comes_back_with_its_structure_dtypes_and_devices(tmp_path):
+  write(tmp_path, [5])
+  sharding = NamedSharding(Mesh(np.array(jax.devices()), ('data',)), PartitionSpec())
+  template = jax.device_put(make_state(0), sharding)
+  state = checkpoint.restore_latest(tmp_path, template)
+  assert_same(state, make_state(5))
+  assert jax.tree.structure(state) == jax.tree.structure(make_state(5))
+  assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(state))
+
+
+def test_donating_the_state_after_saving_does_not_change_what_is_written(tmp_path):
+  @partial(jax.jit, donate_argnums=0)
+  def advance(state):
+    moved = jax.tree.map(lambda x: x + 1, state)
+    return moved.replace(step=state.step + 1)
+
+  state = make_state(0)
+  state = state.replace(batch_stats={'big': jnp.zeros((1000, 1000))})
+  template = jax.tree.map(jnp.copy, state)
+  with checkpoint.CheckpointWriter(
+    tmp_path, METADATA, keep_last=9, keep_best=0, best_metric='segm/AP'
+  ) as writer:
+    for _ in range(5):
+      writer.save(state)
+      for _ in range(3):
+        state = advance(state)
+  for step in (0, 3, 6, 9, 12):
+    stored = checkpoint.open_checkpoint(tmp_path / 'checkpoints' / str(step))
+    variables = {'params': template.params, 'batch_stats': template.batch_stats}
+    big = stored.read('variables', variables)['batch_stats']['big']
+    np.testing.assert_array_equal(big, step)
+
+
+def test_empty_workdir_has_nothing_to_restore(tmp_path):
+  assert checkpoint.restore_latest(tmp_path, make_state()) is None
+
+
+def test_metadata_is_a_plain_json_file(tmp_path):
+  write(tmp_path, [5])
+  content = json.loads((tmp_path / 'checkpoints/5/metadata/metadata.json').read_text())
+  assert content['format_version'] == checkpoint.FORMAT_VERSION
+  assert content['class_names'] == ['cell', 'dust']
+  assert content['category_ids'] == [3, 7]
+  assert content['preprocessing'] == {
+    'channels': 'BGR',
+    'pixel_mean': [102.9801, 115.9465, 122.7717],
+    'pixel_std': [1.0, 1.0, 1.0],
+    'short_side': 800,
+    'long_side': 1333,
+  }
+
+
+def test_workdir_and_step_folder_open_the_same_checkpoint(tmp_path):
+  write(tmp_path, [3, 5])
+  for path, step in (
+    (tmp_path, 5),
+    (tmp_path / 'checkpoints', 5),
+    (tmp_path / 'checkpoints' / '3', 3),
+    (f'{tmp_path}/', 5),
+  ):
+    stored = checkpoint.open_checkpoint(path)
+    assert stored.step == step
+    assert stored.metadata.config.to_dict() == METADATA.config.to_dict()
+    assert stored.metadata.categories == ((3, 'cell'), (7, 'dust'))
+    state = make_state(step)
+    template = {'params': state.params, 'batch_stats': state.batch_stats}
+    variables = stored.read('variables', jax.eval_shape(dict, template))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(variables))
+    assert_same(variables['params'], state.params)
+
+
+def test_last_and_best_are_kept_across_restarts(tmp_path):
+  write(tmp_path, [1, 2, 3], {1: 0.5, 2: 0.9})
+  write(tmp_path, [4, 5], {4: 0.3})
+  assert checkpoint.list_steps(tmp_path / 'checkpoints') == [2, 4, 5]
+  write(tmp_path, [6], {6: 0.95}, keep_last=1)
+  assert checkpoint.list_steps(tmp_path / 'checkpoints') == [6]
+
+
+def test_without_best_only_the_last_are_kept(tmp_path):
+  write(tmp_path, [1, 2, 3], {1: 0.9, 2: 0.1}, keep_last=1, keep_best=0)
+  assert checkpoint.list_steps(tmp_path / 'checkpoints') == [3]
+
+
+def test_saving_a_step_again_leaves_it_alone(tmp_path):
+  write(tmp_path, [1])
+  write(tmp_path, [1, 2])
+  assert checkpoint.list_steps(tmp_path / 'checkpoints') == [1, 2]
+
+
+@pytest.mark.parametrize(
+  'damage', ['truncated', 'one bit', 'no arrays', 'no metadata', 'bad metrics', 'empty']
+)
+def test_damaged_newest_falls_back_and_the_step_can_be_written_again(
+  tmp_path, damage, caplog
+):
+  write(tmp_path, [1, 2], {2: 0.5})
+  newest = tmp_path / 'checkpoints' / '2'
+  if damage in ('truncated', 'one bit'):
+    corrupt(newest, damage)
+  elif damage == 'no arrays':
+    shutil.rmtree(newest / 'training')
+  elif damage == 'no metadata':
+    (newest / 'metadata' / 'metadata.json').unlink()
+  elif damage == 'bad metrics':
+    (newest / 'metrics' / 'metrics').write_text('{')
+  else:
+    for path in newest.rglob('*'):
+      if path.is_file():
+        path.write_bytes(b'')
+  state = checkpoint.restore_latest(tmp_path, make_state())
+  assert int(state.step) == 1
+  assert_same(state, make_state(1))
+  assert '2.corrupt' in caplog.text
+  write(tmp_path, [2])
+  assert int(checkpoint.restore_latest(tmp_path, make_state()).step) == 2
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+  write(tmp_path, [1])
+  corrupt(tmp_path / 'checkpoints' / '1', 'truncated')
+  with pytest.raises(UserError, match='none of the 1 checkpoints'):
+    checkpoint.restore_latest(tmp_path, make_state())
+
+
+def test_a_damaged_checkpoint_asked_for_by_name_is_an_error(tmp_path):
+  write(tmp_path, [1])
+  corrupt(tmp_path / 'checkpoints' / '1', 'one bit')
+  stored = checkpoint.open_checkpoint(tmp_path)
+  state = make_state(1)
+  template = {'params': state.params, 'batch_stats': state.batch_stats}
+  with pytest.raises(checkpoint.CorruptCheckpointError, match='checksum'):
+    stored.read('variables', template)
+
+
+def test_other_number_of_classes_is_named(tmp_path):
+  write(tmp_path, [1])
+  with pytest.raises(UserError, match=r'class_logits/bias is .*2.* and .*5.* here'):
+    checkpoint.restore_latest(tmp_path, make_state(classes=5))
+  assert checkpoint.list_steps(tmp_path / 'checkpoints') == [1]
+
+
+def test_other_optimizer_is_named(tmp_path):
+  write(tmp_path, [1])
+  with pytest.raises(UserError, match=r'training do not fit .*opt_state'):
+    checkpoint.restore_latest(tmp_path, make_state(optimizer=optax.adam(0.1)))
+
+
+def test_other_format_version_is_named(tmp_path):
+  write(tmp_path, [1])
+  path = tmp_path / 'checkpoints/1/metadata/metadata.json'
+  path.write_text(
+    path.read_text().replace('"format_version": 1', '"format_version": 99')
+  )
+  with pytest.raises(UserError, match='format version 99; this program reads 1'):
+    checkpoint.open_checkpoint(tmp_path)
+  with pytest.raises(UserError, match='format version 99'):
+    checkpoint.restore_latest(tmp_path, make_state())
+
+
+def test_missing_folder_and_folder_without_checkpoints(tmp_path):
+  with pytest.raises(UserError, match='no such folder'):
+    checkpoint.open_checkpoint(tmp_path / 'nowhere')
+  with pytest.raises(UserError, match='holds no checkpoint'):
+    checkpoint.open_checkpoint(tmp_path)
+  (tmp_path / '17').mkdir()
+  with pytest.raises(UserError, match='not a checkpoint of this program'):
+    checkpoint.open_checkpoint(tmp_path / '17')

@@ -1,0 +1,454 @@
+import json
+import os
+import pickle
+from pathlib import Path
+
+import golden_rule
+import jax
+import numpy as np
+import pytest
+
+from embedmask_jax import import_weights
+from embedmask_jax.errors import UserError
+from embedmask_jax.models.embedmask import EmbedMask, normalise_images
+from embedmask_jax.models.factory import init_variables
+from embedmask_jax.models.resnet import ResNet
+from embedmask_jax.weights.architecture import Backbone, backbone_of
+from embedmask_jax.weights.authors import Sizes, places, to_theirs
+from embedmask_jax.weights.backbones import TORCHVISION_SETTINGS
+from embedmask_jax.weights.tree import get_leaf, leaf_paths
+
+GOLDEN = Path(__file__).resolve().parent / 'golden' / '2021'
+SHARED = Path(__file__).resolve().parents[2] / 'shared'
+WIDTH, CHANNELS, CLASSES = 4, 32, 3
+
+
+def manifest(arch):
+  folders = (GOLDEN, SHARED / 'golden' / '2021' / 'public')
+  for folder in folders:
+    path = folder / f'manifest_{arch}.json'
+    if path.exists():
+      content = json.loads(path.read_text())
+      if arch == 'R50' or 'c2_pickle' in content:
+        return content
+  return pytest.skip(f'no manifest of {arch} at hand')
+
+
+def small_sizes(blocks=(1, 2, 1, 1), bottleneck=True):
+  return Sizes(
+    Backbone(blocks, bottleneck, WIDTH), num_classes=CLASSES, channels=CHANNELS
+  )
+
+
+def random_state_dict(sizes, seed=0):
+  rng = np.random.default_rng(seed)
+  return {p.key: rng.random(p.shape, np.float32) for p in places(sizes)}
+
+
+def small_model(backbone, norm='frozen_bn'):
+  return EmbedMask(
+    num_classes=CLASSES,
+    backbone=backbone,
+    backbone_width=WIDTH,
+    norm=norm,
+    fpn_channels=CHANNELS,
+    head_channels=CHANNELS,
+    head_depth=1,
+  )
+
+
+def random_variables(model, seed=0):
+  """Numbers in the shapes of the model's variables; spares compiling its init."""
+  rng = np.random.default_rng(seed)
+  tree = jax.eval_shape(lambda: init_variables(model, 0))
+  return jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), tree)
+
+
+def shapes(tree):
+  return {path: np.shape(get_leaf(tree, path)) for path in leaf_paths(tree)}
+
+
+@pytest.mark.parametrize('arch', ['R50', 'R101'])
+def test_every_key_of_the_manifest_goes_in_and_comes_out(arch):
+  entries = manifest(arch)['entries']
+  # Values tell elements apart and stay exact in float32.
+  state_dict = {
+    e['key']: np.arange(np.prod(e['shape']), dtype=np.float32).reshape(e['shape'])
+    + 1000 * i
+    for i, e in enumerate(entries)
+  }
+  variables, report = import_weights.import_authors(state_dict)
+  assert len(report.mapped) == len(entries)
+  assert not report.unused
+  model = EmbedMask(num_classes=80, backbone=golden_rule.ARCHES[arch])
+  expected = jax.eval_shape(lambda: init_variables(model, 0))
+  assert shapes(variables) == shapes(expected)
+
+  returned = import_weights.export_authors(variables)
+  assert returned.keys() == state_dict.keys()
+  for key, array in state_dict.items():
+    np.testing.assert_array_equal(returned[key], array)
+
+
+def test_kernels_are_transposed_and_levels_keep_their_order():
+  state_dict = random_state_dict(small_sizes())
+  variables, _ = import_weights.import_authors(state_dict)
+  theirs = state_dict['rpn.head.cls_logits.weight']
+  ours = variables['params']['head']['class_logits']['kernel']
+  assert ours[0, 2, 5, 1] == theirs[1, 5, 0, 2]
+  for level in range(5):
+    scale = state_dict[f'rpn.head.margin_scales.{level}.scale'][0]
+    assert variables['params']['head']['margin_scale'][level] == scale
+  norm = variables['batch_stats']['backbone']['stage2_block1']['norm3']
+  key = 'backbone.body.layer2.1.bn3.running_var'
+  np.testing.assert_array_equal(norm['var'], state_dict[key])
+
+
+def test_module_prefix_is_dropped_only_from_all():
+  state_dict = random_state_dict(small_sizes())
+  prefixed = {f'module.{name}': v for name, v in state_dict.items()}
+  variables, report = import_weights.import_authors(prefixed)
+  plain, _ = import_weights.import_authors(state_dict)
+  jax.tree.map(np.testing.assert_array_equal, variables, plain)
+  assert len(report.mapped) == len(state_dict)
+  mixed = {**prefixed, 'extra': np.zeros(1)}
+  with pytest.raises(UserError, match='not a checkpoint'):
+    import_weights.import_authors(mixed)
+
+
+@pytest.mark.parametrize(
+  'key',
+  [
+    'backbone.body.layer2.1.conv1.weight',
+    'backbone.body.layer1.0.downsample.1.running_var',
+    'rpn.head.bbox_tower.9.weight',
+    'rpn.head.scales.3.scale',
+    'rpn.head.cls_logits.bias',
+    'backbone.fpn.top_blocks.p7.bias',
+  ],
+)
+def test_refuses_a_missing_or_misshapen_tensor_by_name(key):
+  state_dict = random_state_dict(small_sizes())
+  array = state_dict.pop(key)
+  with pytest.raises(UserError, match=f'1 missing .{key}'):
+    import_weights.import_authors(state_dict)
+  state_dict[key] = array.reshape(*array.shape, 1)
+  with pytest.raises(UserError, match=key):
+    import_weights.import_authors(state_dict)
+
+
+def test_refuses_values_that_are_no_weights():
+  state_dict = random_state_dict(small_sizes())
+  state_dict['rpn.head.cls_logits.bias'] = np.full(CLASSES, np.nan, np.float32)
+  with pytest.raises(UserError, match='holds values that are not finite'):
+    import_weights.import_authors(state_dict)
+
+
+def test_what_is_not_used_is_named():
+  state_dict = random_state_dict(small_sizes())
+  state_dict['rpn.anchors.cell'] = np.zeros(3, np.float32)
+  _, report = import_weights.import_authors(state_dict)
+  assert [name for name, _ in report.unused] == ['rpn.anchors.cell']
+  assert 'rpn.anchors.cell' in report.table()
+  assert '1 unused' in report.summary()
+
+
+def test_export_refuses_a_model_the_authors_did_not_have():
+  variables = random_variables(small_model('resnet18', norm='group'))
+  with pytest.raises(UserError, match='frozen_bn'):
+    import_weights.export_authors(variables)
+
+
+def test_small_backbones_have_a_place_in_the_layout():
+  variables = random_variables(small_model('resnet18'))
+  state_dict = import_weights.export_authors(variables)
+  assert 'backbone.body.layer1.0.downsample.0.weight' not in state_dict
+  returned, _ = import_weights.import_authors(state_dict)
+  jax.tree.map(np.testing.assert_array_equal, returned, variables)
+
+
+def msra_names(state_dict):
+  """The key table of the manifest, applied backwards."""
+  table = manifest('R101')['c2_pickle']['table']
+  return {
+    row['c2_key']: state_dict[key] if key else np.zeros(1, np.float32)
+    for row in table
+    for key in row['model_keys'] or [None]
+  }
+
+
+def test_msra_key_table():
+  drawn = golden_rule.draw_state_dict(
+    3, {p.key: p.shape for p in golden_rule.tensor_places('R101')}
+  )
+  whole, _ = import_weights.import_authors(drawn)
+  start = jax.tree.map(np.zeros_like, whole)
+  result, report = import_weights.import_backbone(msra_names(drawn), start)
+  backbone = whole['batch_stats']['backbone']
+  expected = {
+    block: {
+      norm: {**leaves, 'mean': 0 * leaves['mean'], 'var': 0 * leaves['var'] + 1}
+      for norm, leaves in norms.items()
+    }
+    for block, norms in backbone.items()
+  }
+  jax.tree.map(
+    np.testing.assert_array_equal, result['batch_stats'], {'backbone': expected}
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    result['params'],
+    {**start['params'], 'backbone': whole['params']['backbone']},
+  )
+  reasons = dict(report.unused)
+  assert set(reasons) >= {'fc1000_w', 'fc1000_b'}
+  assert report.settings['stride_in_1x1'] is True
+  assert len(report.filled) == 2 * len(expected) + 2 * sum(
+    len(norms) - 1 for norms in expected.values()
+  )
+
+
+def torchvision_state_dict(backbone, seed=0):
+  rng = np.random.default_rng(seed)
+  state_dict = {}
+  for tensor in backbone.tensors():
+    prefix = '' if tensor.stage is None else f'layer{tensor.stage}.{tensor.block}.'
+    number = tensor.name.removeprefix('conv') or '1'
+    shortcut = tensor.name == 'shortcut'
+    conv = f'{prefix}{"downsample.0" if shortcut else f"conv{number}"}'
+    norm = f'{prefix}{"downsample.1" if shortcut else f"bn{number}"}'
+    fan_in = np.prod(tensor.shape[1:])
+    state_dict[f'{conv}.weight'] = rng.normal(0, fan_in**-0.5, tensor.shape)
+    for name in ('weight', 'bias', 'running_mean', 'running_var'):
+      state_dict[f'{norm}.{name}'] = rng.uniform(0.1, 1, tensor.shape[0])
+    state_dict[f'{norm}.num_batches_tracked'] = np.array(7)
+  state_dict['fc.weight'] = np.zeros((1000, 8))
+  state_dict['fc.bias'] = np.zeros(1000)
+  return {name: v.astype(np.float32) if v.ndim else v for name, v in state_dict.items()}
+
+
+def torch_features(torch, state_dict, images, backbone):
+  """C3, C4, C5 of torchvision's network, [B, rows, columns, channels]."""
+  weights = {name: torch.from_numpy(v).double() for name, v in state_dict.items()}
+  f = torch.nn.functional
+
+  def norm(x, name):
+    mean, var = weights[f'{name}.running_mean'], weights[f'{name}.running_var']
+    gain, offset = weights[f'{name}.weight'], weights[f'{name}.bias']
+    return f.batch_norm(x, mean, var, gain, offset, eps=1e-5)
+
+  def layer(x, conv, bn, stride=1):
+    kernel = weights[f'{conv}.weight']
+    x = f.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+    return norm(x, bn)
+
+  x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255
+  mean = torch.tensor([0.485, 0.456, 0.406]).double()[:, None, None]
+  std = torch.tensor([0.229, 0.224, 0.225]).double()[:, None, None]
+  x = f.relu(layer((x - mean) / std, 'conv1', 'bn1', 2))
+  x = f.max_pool2d(x, 3, 2, 1)
+  features = []
+  for stage, count in enumerate(backbone.blocks, start=1):
+    for block in range(count):
+      name = f'layer{stage}.{block}'
+      stride = 2 if stage > 1 and block == 0 else 1
+      strides = (1, stride, 1) if backbone.bottleneck else (stride, 1)
+      y = x
+      for i, s in enumerate(strides, start=1):
+        y = layer(y, f'{name}.conv{i}', f'{name}.bn{i}', s)
+        y = f.relu(y) if i < len(strides) else y
+      if f'{name}.downsample.0.weight' in weights:
+        x = layer(x, f'{name}.downsample.0', f'{name}.downsample.1', stride)
+      x = f.relu(x + y)
+    features.append(x.permute(0, 2, 3, 1).numpy())
+  return features[1:]
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnet50'])
+@pytest.mark.parametrize('norm', ['frozen_bn', 'batch'])
+def test_torchvision_features_come_out_as_in_torch(name, norm):
+  torch = pytest.importorskip('torch')
+  variables = random_variables(small_model(name, norm))
+  backbone = backbone_of(variables['params']['backbone'])
+  state_dict = torchvision_state_dict(backbone)
+  imported, report = import_weights.import_backbone(state_dict, variables)
+  assert {reason for _, reason in report.unused} == {
+    'the ImageNet classifier',
+    'a counter of live batch norm',
+  }
+  images = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), np.uint8)
+  size = np.array([[64, 96]], np.int32)
+  settings = report.settings
+  model = ResNet(name, WIDTH, settings['stride_in_1x1'], norm)
+  x = normalise_images(images, size, settings['pixel_mean'], settings['pixel_std'])
+  weights = {kind: tree['backbone'] for kind, tree in imported.items()}
+  found = jax.jit(lambda *args: model.apply(*args, train=False))(weights, x, size)
+  for ours, theirs in zip(
+    found, torch_features(torch, state_dict, images, backbone), strict=True
+  ):
+    assert theirs.std() > 0.1
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_backbone_of_another_depth_is_refused():
+  variables = random_variables(small_model('resnet18'))
+  deeper = torchvision_state_dict(Backbone((3, 4, 6, 3), False, WIDTH))
+  with pytest.raises(UserError, match=r'\(3, 4, 6, 3\) blocks'):
+    import_weights.import_backbone(deeper, variables)
+
+
+def test_backbone_without_batch_norm_is_refused():
+  variables = random_variables(small_model('resnet18', 'group'))
+  state_dict = torchvision_state_dict(Backbone((2, 2, 2, 2), False, WIDTH))
+  with pytest.raises(UserError, match='frozen_bn'):
+    import_weights.import_backbone(state_dict, variables)
+
+
+def test_unknown_names_are_refused_with_a_sample():
+  variables = random_variables(small_model('resnet18'))
+  with pytest.raises(UserError, match=r'first of them stem\.w'):
+    import_weights.import_backbone({'stem.w': np.zeros(1)}, variables)
+
+
+@pytest.mark.parametrize('protocol', [0, 2, 4])
+@pytest.mark.parametrize('wrap', [lambda d: d, lambda d: {'blobs': d}])
+def test_pickles_of_arrays_are_read(tmp_path, protocol, wrap):
+  arrays = {'conv1_w': np.arange(6, dtype=np.float32).reshape(2, 3)}
+  path = tmp_path / 'R-50.pkl'
+  content = {**arrays, 'weight_order': ['conv1_w'], 'lr': np.float64(0.1)}
+  path.write_bytes(pickle.dumps(wrap(content), protocol=protocol))
+  found = import_weights.read_weights(path)
+  assert found.keys() == arrays.keys()
+  np.testing.assert_array_equal(found['conv1_w'], arrays['conv1_w'])
+
+
+def test_pickle_of_python_2_is_read(tmp_path):
+  # What Python 2.7 with NumPy 1.x writes for {'blobs': {'b': array([1., 2.], '<f4')}}
+  # at protocol 2: byte strings for names and data, numpy.core for the module.
+  content = (
+    b'\x80\x02}q\x00U\x05blobsq\x01}q\x02U\x01bq\x03cnumpy.core.multiarray\n'
+    b'_reconstruct\nq\x04cnumpy\nndarray\nq\x05K\x00\x85q\x06U\x01bq\x07\x87q\x08R'
+    b'q\x09(K\x01K\x02\x85q\x0acnumpy\ndtype\nq\x0bU\x02f4q\x0cK\x00K\x01\x87q\x0d'
+    b'Rq\x0e(K\x03U\x01<q\x0fNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x10b\x89'
+    b'U\x08\x00\x00\x80?\x00\x00\x00@q\x11tq\x12bss.'
+  )
+  path = tmp_path / 'R-50.pkl'
+  path.write_bytes(content)
+  found = import_weights.read_weights(path)
+  np.testing.assert_array_equal(found['b'], np.array([1, 2], np.float32))
+
+
+class Bomb:
+  """Creates a file when unpickled."""
+
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return os.mkdir, (str(self.path),)
+
+
+def test_pickle_with_code_is_refused_and_not_run(tmp_path):
+  path, trace = tmp_path / 'R-50.pkl', tmp_path / 'ran'
+  path.write_bytes(pickle.dumps({'blobs': {'conv1_w': Bomb(trace)}}))
+  with pytest.raises(UserError, match=r'R-50\.pkl: refused: .*mkdir'):
+    import_weights.read_weights(path)
+  assert not trace.exists()
+
+
+def test_torch_file_with_code_is_refused_and_not_run(tmp_path):
+  torch = pytest.importorskip('torch')
+  path, trace = tmp_path / 'model.pth', tmp_path / 'ran'
+  torch.save({'model': {'w': torch.zeros(1), 'bomb': Bomb(trace)}}, path)
+  with pytest.raises(UserError, match='refused'):
+    import_weights.read_weights(path)
+  assert not trace.exists()
+
+
+@pytest.mark.parametrize('name', ['a.pkl', 'a.pth'])
+def test_broken_files_are_named(tmp_path, name):
+  if name.endswith('pth'):
+    pytest.importorskip('torch')
+  path = tmp_path / name
+  path.write_bytes(b'\x80\x02}q\x00X\x09\x00')
+  with pytest.raises(UserError, match=f'{name}: not a readable'):
+    import_weights.read_weights(path)
+
+
+def test_other_files_are_refused(tmp_path):
+  with pytest.raises(UserError, match='no such file'):
+    import_weights.read_weights(tmp_path / 'a.pkl')
+  (tmp_path / 'a.txt').write_text('')
+  with pytest.raises(UserError, match=r'must end in one of \.pth, \.pt, \.pkl'):
+    import_weights.read_weights(tmp_path / 'a.txt')
+  (tmp_path / 'b.pkl').write_bytes(pickle.dumps({'model': {'a': 'text'}}))
+  with pytest.raises(UserError, match='no tensors'):
+    import_weights.read_weights(tmp_path / 'b.pkl')
+
+
+@pytest.mark.parametrize('is_zip', [True, False])
+@pytest.mark.parametrize('is_whole', [True, False])
+def test_torch_containers(tmp_path, is_zip, is_whole):
+  torch = pytest.importorskip('torch')
+  state_dict = random_state_dict(small_sizes())
+  tensors = {f'module.{k}': torch.from_numpy(v) for k, v in state_dict.items()}
+  whole = {'model': tensors, 'optimizer': {'state': {}}, 'iteration': 90000}
+  path = tmp_path / 'model_final.pth'
+  torch.save(
+    whole if is_whole else tensors, path, _use_new_zipfile_serialization=is_zip
+  )
+  variables, _ = import_weights.import_authors(import_weights.read_weights(path))
+  returned = import_weights.export_authors(variables)
+  for key, array in state_dict.items():
+    np.testing.assert_array_equal(returned[key], array)
+
+
+def run(path, model, saved, **settings):
+  variables = random_variables(model)
+  model_settings = {
+    'preset': '2021',
+    'backbone': model.backbone,
+    'norm': model.norm,
+    'stride_in_1x1': True,
+    'pixel_mean': (102.9801, 115.9465, 122.7717),
+    'pixel_std': (1.0, 1.0, 1.0),
+    **settings,
+  }
+  return import_weights.run_import(
+    path,
+    'out',
+    variables=variables,
+    model_settings=model_settings,
+    save=lambda output, tree: saved.update({output: tree}),
+  )
+
+
+def test_export_then_import_through_a_file(tmp_path):
+  pytest.importorskip('torch')
+  model = small_model('resnet18')
+  variables = random_variables(model, 5)
+  path = tmp_path / 'ours.pth'
+  import_weights.run_export(variables, path)
+  saved = {}
+  report = run(path, model, saved)
+  jax.tree.map(np.testing.assert_array_equal, saved['out'], variables)
+  assert not report.unused
+  with pytest.raises(UserError, match=r'ours\.pth: .*resnet34'):
+    run(path, small_model('resnet34'), saved)
+  with pytest.raises(UserError, match=r'class_logits/bias is \(3,\) in the file'):
+    run(path, small_model('resnet18').clone(num_classes=4), saved)
+
+
+def test_settings_that_would_spoil_the_weights_are_refused(tmp_path):
+  model = small_model('resnet18')
+  state_dict = torchvision_state_dict(Backbone((2, 2, 2, 2), False, WIDTH))
+  path = tmp_path / 'resnet18.pkl'
+  path.write_bytes(pickle.dumps(state_dict))
+  saved = {}
+  with pytest.raises(UserError, match=r'--config\.model\.stride_in_1x1=False'):
+    run(path, model, saved)
+  assert not saved
+  report = run(path, model, saved, **TORCHVISION_SETTINGS)
+  assert report.untouched
+  kernel = saved['out']['params']['backbone']['stage4_block1']['conv2']['kernel']
+  np.testing.assert_array_equal(to_theirs(kernel), state_dict['layer4.1.conv2.weight'])

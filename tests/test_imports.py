@@ -1,0 +1,205 @@
+"""Who may import whom, read from the files, and what an import brings along."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = 'embedmask_jax'
+
+# A module, or all modules of a folder -> what it may import of ours. What is not
+# named here (training, evaluation, prediction, weights ...) may import everything.
+OURS = {
+  'structures': (),
+  'errors': (),
+  'ops': ('ops', 'structures'),
+  'models': ('models', 'ops', 'structures'),
+  'targets': ('ops', 'structures'),
+  'losses': ('ops', 'structures'),
+  'postprocess': ('ops', 'structures'),
+  'data': ('data', 'errors', 'ops.locations'),
+}
+# A module or folder -> third parties it may not import, not even inside a function.
+FORBIDDEN = {
+  'data': ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'torch'),
+  'ops': ('flax', 'ml_collections', 'absl'),
+  'ops.locations': ('jax',),
+}
+# Where a config is a ConfigDict (checkpoints carry it); all else takes plain arguments.
+CONFIG_AWARE = (
+  'checkpoint',
+  'config',
+  'evaluate',
+  'main',
+  'models.factory',
+  'predict',
+  'quickstart',
+  'train',
+)
+LAZY = ('torch',)  # Optional: inside a function only.
+
+
+def under(name: str, prefixes: tuple[str, ...]) -> bool:
+  return any(name == prefix or name.startswith(prefix + '.') for prefix in prefixes)
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+  """Full names, with the imported attribute as the last part of a `from` import."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'relative import in line {node.lineno}'
+      yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+def imports_when_loaded(tree: ast.AST) -> Iterator[str]:
+  for node in ast.iter_child_nodes(tree):
+    if isinstance(node, ast.Import | ast.ImportFrom):
+      yield from imports(node)
+    elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      yield from imports_when_loaded(node)
+
+
+def complaints(module: str, source: str) -> list[str]:
+  """What `module` (a dotted name inside the package) imports against the rules."""
+  tree = ast.parse(source)
+  names = list(imports(tree))
+  found = []
+  for layer, allowed in OURS.items():
+    if under(module, (layer,)):
+      ours = [
+        name.removeprefix(PACKAGE + '.') for name in names if under(name, (PACKAGE,))
+      ]
+      found += [f'{module} -> {name}' for name in ours if not under(name, allowed)]
+  for layer, forbidden in FORBIDDEN.items():
+    if under(module, (layer,)):
+      found += [f'{module} -> {name}' for name in names if under(name, forbidden)]
+  if not under(module, CONFIG_AWARE):
+    not_below = ('configs', 'ml_collections')
+    found += [f'{module} -> {name}' for name in names if under(name, not_below)]
+  found += [f'{module} -> {name}' for name in names if under(name, ('tensorflow',))]
+  found += [
+    f'{module} -> {name} when loaded'
+    for name in imports_when_loaded(tree)
+    if under(name, LAZY)
+  ]
+  return found
+
+
+def test_modules_import_only_what_their_layer_may():
+  files = sorted((ROOT / PACKAGE).rglob('*.py'))
+  assert len(files) > 20
+  found = []
+  for file in files:
+    parts = file.relative_to(ROOT / PACKAGE).with_suffix('').parts
+    module = '.'.join(part for part in parts if part != '__init__')
+    found += complaints(module, file.read_text())
+  assert not found
+
+
+def test_nothing_imports_tensorflow():
+  found = [
+    f'{file.relative_to(ROOT)} -> {name}'
+    for folder in ('configs', 'experiments', 'tests')
+    for file in sorted((ROOT / folder).rglob('*.py'))
+    for name in imports(ast.parse(file.read_text()))
+    if under(name, ('tensorflow',))
+  ]
+  assert not found
+
+
+def test_every_layer_with_a_rule_exists():
+  for layer in {*OURS, *FORBIDDEN, *CONFIG_AWARE}:
+    path = ROOT / PACKAGE / layer.replace('.', '/')
+    assert path.is_dir() or path.with_suffix('.py').is_file(), layer
+
+
+@pytest.mark.parametrize(
+  ('module', 'source'),
+  [
+    ('ops.boxes', 'from embedmask_jax.models import fpn'),
+    ('ops.boxes', 'from embedmask_jax import errors'),
+    ('ops.boxes', 'import embedmask_jax.targets'),
+    ('ops.locations', 'import jax.numpy as jnp'),
+    ('models.heads', 'from embedmask_jax.losses import focal'),
+    ('models.heads', 'from ml_collections import ConfigDict'),
+    ('losses', 'from embedmask_jax.targets import assign'),
+    ('postprocess', 'def f():\n  from embedmask_jax.data import masks'),
+    ('data.masks', 'def f():\n  import jax'),
+    ('data.masks', 'from embedmask_jax.structures import Batch'),
+    ('data.masks', 'from embedmask_jax.ops.boxes import box_iou'),
+    ('train_step', 'from configs import base'),
+    ('metrics.writer', 'def f():\n  import tensorflow as tf'),
+    ('weights.authors', 'if True:\n  import torch'),
+  ],
+)
+def test_a_broken_rule_is_noticed(module, source):
+  assert complaints(module, source)
+
+
+@pytest.mark.parametrize(
+  ('module', 'source'),
+  [
+    ('ops.nms', 'from embedmask_jax.ops.boxes import box_iou\nimport jax'),
+    ('models.factory', 'from ml_collections import ConfigDict'),
+    ('data.masks', 'from embedmask_jax.ops import locations'),
+    ('data.tfds_builder', 'import tensorflow_datasets as tfds'),
+    ('train', 'import embedmask_jax.losses'),
+    ('weights.authors', 'class A:\n  def f(self):\n    import torch'),
+  ],
+)
+def test_a_kept_rule_passes(module, source):
+  assert not complaints(module, source)
+
+
+def loaded_by(code: str) -> set[str]:
+  """The packages that a fresh interpreter has loaded after `code`."""
+  report = (
+    'import sys; print("\\nloaded:", *{name.split(".")[0] for name in sys.modules})'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', f'{code}\n{report}'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  return set(result.stdout.rpartition('loaded:')[2].split())
+
+
+HEAVY = {'flax', 'grain', 'jax', 'tensorflow', 'tensorflow_datasets', 'torch'}
+
+
+def test_the_package_loads_without_jax():
+  assert not loaded_by(f'import {PACKAGE}') & HEAVY
+
+
+def test_help_comes_without_jax():
+  code = f"""
+import runpy, sys
+sys.argv = ['main', '--help']
+try:
+  runpy.run_module('{PACKAGE}.main', run_name='__main__')
+except SystemExit:
+  pass
+else:
+  raise AssertionError('--help does not end the program')
+"""
+  assert not loaded_by(code) & HEAVY
+
+
+def test_data_loads_without_jax():
+  # The builder's class is TFDS's own, and TFDS brings jax along.
+  modules = [
+    f'{PACKAGE}.data.{file.stem}'
+    for file in sorted((ROOT / PACKAGE / 'data').glob('*.py'))
+    if file.stem not in ('__init__', 'tfds_builder')
+  ]
+  assert modules
+  assert not loaded_by('\n'.join(f'import {module}' for module in modules)) & HEAVY

@@ -1,0 +1,115 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+
+from embedmask_jax.models.factory import DATA_AXIS
+from embedmask_jax.train_state import create_train_state
+from embedmask_jax.train_step import make_train_step
+from synthetic import random_batch, tiny_model, tiny_variables
+
+CANVAS = (96, 96)
+# An update is the gradient, so that comparing parameters compares gradients.
+OPTIMIZER = optax.sgd(1.0)
+
+
+def one_update(batch, devices=1, parts=1, norm='group'):
+  model = tiny_model(norm=norm)
+  state = create_train_state(tiny_variables(norm=norm), OPTIMIZER)
+  before = jax.tree.map(np.array, state.params)
+  mesh = Mesh(np.asarray(jax.devices()[:devices]), (DATA_AXIS,))
+  step = make_train_step(model, OPTIMIZER, mesh, accumulation_steps=parts)
+  state, metrics = step(state, batch)
+  update = jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, before)
+  return update, {name: float(value) for name, value in metrics.items()}
+
+
+def assert_same_update(first, second, tolerance=1e-4):
+  for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+    assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(a) + 1e-7
+
+
+def uneven_batch():
+  sizes = [(96, 96), (64, 96), (90, 70), (96, 64)]
+  return random_batch(0, sizes, CANVAS, [4, 0, 1, 3])
+
+
+def test_accumulated_parts_give_the_update_of_the_whole():
+  batch = uneven_batch()
+  whole, whole_metrics = one_update(batch)
+  parts, parts_metrics = one_update(batch, parts=4)
+  assert_same_update(whole, parts)
+  assert parts_metrics.keys() == whole_metrics.keys()
+  for name, value in whole_metrics.items():
+    np.testing.assert_allclose(parts_metrics[name], value, rtol=1e-4)
+
+
+@pytest.mark.parametrize('norm', ['group', 'batch'])
+def test_devices_give_the_update_of_one(norm):
+  """Runs itself on four simulated devices, which need a fresh process."""
+  environment = os.environ | {
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
+    'JAX_PLATFORMS': 'cpu',
+    'PYTHONPATH': os.pathsep.join(map(str, Path(__file__).parents[:2])),
+  }
+  result = subprocess.run(
+    [sys.executable, __file__, norm],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+
+
+def compare_devices(norm):
+  batch = uneven_batch()
+  one, one_metrics = one_update(batch, norm=norm)
+  four, four_metrics = one_update(batch, devices=4, norm=norm)
+  assert_same_update(one, four)
+  for name, value in one_metrics.items():
+    np.testing.assert_allclose(four_metrics[name], value, rtol=1e-5)
+
+
+def test_batches_of_different_content_compile_once():
+  model = tiny_model()
+  state = create_train_state(tiny_variables(), OPTIMIZER)
+  mesh = Mesh(np.asarray(jax.devices()[:1]), (DATA_AXIS,))
+  step = make_train_step(model, OPTIMIZER, mesh)
+  state, _ = step(state, random_batch(0, [(96, 96)] * 2, CANVAS, [4, 1]))
+  compiled = step._cache_size()
+  for seed, counts in [(1, [0, 0]), (2, [3, 2])]:
+    sizes = [(96, 80), (40, 96)] if seed == 2 else [(96, 96)] * 2
+    state, _ = step(state, random_batch(seed, sizes, CANVAS, counts))
+  assert step._cache_size() == compiled
+
+
+def test_the_same_step_twice_gives_the_same_bits():
+  batch = uneven_batch()
+  first, _ = one_update(batch)
+  second, _ = one_update(batch)
+  for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_tiny_model_learns_a_batch():
+  batch = random_batch(3, [(96, 96)], CANVAS, [2])
+  model = tiny_model()
+  optimizer = optax.adam(3e-3)
+  state = create_train_state(tiny_variables(), optimizer)
+  mesh = Mesh(np.asarray(jax.devices()[:1]), (DATA_AXIS,))
+  step = make_train_step(model, optimizer, mesh)
+  state, first = step(state, batch)
+  for _ in range(30):
+    state, last = step(state, batch)
+  assert last['loss'] < 0.6 * first['loss']
+
+
+if __name__ == '__main__':
+  compare_devices(sys.argv[1])
