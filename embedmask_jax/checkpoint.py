@@ -1,10 +1,10 @@
-"""Checkpoints: WORKDIR/checkpoints/<step>, written by Orbax in the background.
+"""Checkpoints, WORKDIR/checkpoints/<step>: what they hold, and how they are read.
 
 A checkpoint has three items: `variables` (parameters and batch statistics: all
 that evaluation and prediction read), `training` (step and optimiser state) and
 `metadata/metadata.json` (format version, config, classes, preprocessing and a
 checksum of the two others, since a flipped bit in an array goes unnoticed
-otherwise).
+otherwise). `checkpoint_writer.py` writes them.
 """
 
 import dataclasses
@@ -19,7 +19,6 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
-from orbax.checkpoint import checkpoint_managers
 
 from embedmask_jax.config import from_json, to_json
 from embedmask_jax.errors import UserError
@@ -68,98 +67,6 @@ class Metadata:
         'long_side': data.long_side,
       },
     }
-
-
-class CheckpointWriter:
-  """Writes a run's checkpoints and keeps the last ones and the best ones."""
-
-  def __init__(
-    self,
-    workdir: epath.PathLike,
-    metadata: Metadata,
-    *,
-    keep_last: int,
-    keep_best: int,
-    best_metric: str,
-  ):
-    """Opens WORKDIR/checkpoints, which must hold no unreadable checkpoint.
-
-    Args:
-      workdir: the run's folder, writable.
-      metadata: goes into every checkpoint.
-      keep_last: number of newest checkpoints to keep.
-      keep_best: number of checkpoints with the highest metric to keep besides.
-      best_metric: key of the metrics given to `save`.
-    """
-    self._metadata = metadata
-    self._best_metric = best_metric
-
-    def score(metrics: Mapping[str, float]) -> float:
-      return metrics[best_metric]
-
-    policies = [checkpoint_managers.LatestN(keep_last)]
-    if keep_best:
-      best = checkpoint_managers.BestN(
-        get_metric_fn=score, n=keep_best, keep_checkpoints_without_metrics=False
-      )
-      policies.append(best)
-    self._manager = ocp.CheckpointManager(
-      epath.Path(workdir).resolve() / 'checkpoints',
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-        best_fn=score,  # without it the metrics would not be written
-        best_mode='max',
-        enable_async_checkpointing=True,
-      ),
-      item_handlers={
-        'variables': ocp.StandardCheckpointHandler(),
-        'training': ocp.StandardCheckpointHandler(),
-        'metadata': ocp.JsonCheckpointHandler(filename='metadata.json'),
-      },
-    )
-
-  def save(
-    self, state: TrainState, metrics: Mapping[str, float | None] | None = None
-  ) -> None:
-    """Starts writing `state` under its step; a step that is there is left alone.
-
-    Args:
-      state: copied before this returns, so it may be donated afterwards.
-      metrics: of this state; those without `best_metric` count as none.
-    """
-    step = int(state.step)
-    if step in self._manager.all_steps():
-      return
-    items = {'variables': _variables(state), 'training': _training(state)}
-    checksums = {name: checksum(tree) for name, tree in items.items()}
-    score = (metrics or {}).get(self._best_metric)
-    if metrics is not None and score is None:
-      logging.warning(
-        'step %d has no metric %s: not a candidate for the best checkpoint',
-        step,
-        self._best_metric,
-      )
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        metadata=ocp.args.JsonSave(
-          {**self._metadata.as_json(), 'checksums': checksums}
-        ),
-        **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
-      ),
-      metrics=None if score is None else {self._best_metric: float(score)},
-    )
-
-  def close(self) -> None:
-    """Waits until everything is written."""
-    self._manager.wait_until_finished()
-    self._manager.close()
-
-  def __enter__(self) -> 'CheckpointWriter':
-    return self
-
-  def __exit__(self, *_: object) -> None:
-    self.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,6 +199,14 @@ def restore_latest(
   return state
 
 
+def state_items(state: TrainState) -> dict[str, dict[str, Tree]]:
+  """The items of a checkpoint with arrays, by name; together all of a state."""
+  return {
+    'variables': {'params': state.params, 'batch_stats': state.batch_stats},
+    'training': {'step': state.step, 'opt_state': state.opt_state},
+  }
+
+
 def flat_shapes(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
   """Path such as 'params/fpn/p6/bias' -> (shape, dtype), for every array."""
   return {
@@ -309,18 +224,11 @@ def checksum(tree: Tree) -> int:
   return total
 
 
-def _variables(state: TrainState) -> Tree:
-  return {'params': state.params, 'batch_stats': state.batch_stats}
-
-
-def _training(state: TrainState) -> Tree:
-  return {'step': state.step, 'opt_state': state.opt_state}
-
-
 def _read_state(stored: StoredCheckpoint, template: TrainState) -> TrainState:
-  variables = stored.read('variables', _variables(template))
-  training = stored.read('training', _training(template))
-  return TrainState(**variables, **training)
+  fields: dict[str, Tree] = {}
+  for name, tree in state_items(template).items():
+    fields |= stored.read(name, tree)
+  return TrainState(**fields)
 
 
 def _open_step(folder: epath.Path) -> StoredCheckpoint:

@@ -1,7 +1,7 @@
 """Evaluation: every image once, to COCO metrics, results and example pictures."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -14,10 +14,12 @@ from tqdm import tqdm
 
 from embedmask_jax.checkpoint import StoredCheckpoint
 from embedmask_jax.data.decode import decode_image
+from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.pipeline import eval_batches
-from embedmask_jax.datasets import Source, log_report, open_eval_source, view_settings
+from embedmask_jax.datasets import log_report, open_eval_source, view_settings
 from embedmask_jax.devices import data_mesh, replicate, split
 from embedmask_jax.errors import UserError
+from embedmask_jax.folders import writable_folder
 from embedmask_jax.inference import make_inference, output_canvas
 from embedmask_jax.metrics.coco import Metrics, evaluate_results, format_table
 from embedmask_jax.metrics.results import detections_to_results, unpack_masks
@@ -35,7 +37,9 @@ OVERLAY_SCORE = 0.3
 class Evaluator:
   """Evaluates parameters on one data set, as often as wanted, compiling once."""
 
-  def __init__(self, model: EmbedMask, source: Source, config: ConfigDict, mesh: Mesh):
+  def __init__(
+    self, model: EmbedMask, source: ImageSource, config: ConfigDict, mesh: Mesh
+  ):
     """Takes the parts `data` and `eval` of the config.
 
     A batch size that does not divide over the devices is rounded up; the rows that
@@ -72,11 +76,17 @@ class Evaluator:
     Raises:
       UserError: the folder cannot be written.
     """
+    overlay_folder = writable_folder(folder / 'overlays', 'evaluation folder')
     results: list[dict] = []
     kept: list[int] = []
     overlays: dict[int, np.ndarray] = {}
-    bar = tqdm(total=len(self._source), desc='evaluating', unit='image', leave=False)
-    with bar:
+    with tqdm(
+      total=len(self._source),
+      desc='evaluating',
+      unit='image',
+      leave=False,
+      disable=None,  # where stderr is no terminal
+    ) as bar:
       for batch, detections in self._detections(variables):
         for row in np.flatnonzero(batch.example_valid):
           index = int(batch.image_index[row])
@@ -87,14 +97,18 @@ class Evaluator:
           if index in self._examples:
             overlays[index] = self._overlay(image, index, size)
           bar.update()
+    # All classes of the model are scored, whichever of them these data know.
+    categories = [{'id': key, 'name': name} for key, name in self._source.categories]
     metrics = evaluate_results(
-      self._source.ground_truth(),
+      {**self._source.ground_truth(), 'categories': categories},
       results,
       max_dets=self._config.eval.max_dets,
-      class_names=self._source.class_names,
     )
     metrics['count/images_at_cap'] = self._tell_about_cap(kept)
-    _write(folder, metrics, results, overlays)
+    (folder / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
+    (folder / 'predictions.json').write_text(json.dumps(results))
+    for index, picture in overlays.items():
+      Image.fromarray(picture).save(overlay_folder / f'{index:06d}.png')
     tqdm.write(f'step {step}\n{format_table(metrics)}')
     if writer:
       writer.scalars(step, {k: v for k, v in metrics.items() if 'count/' not in k})
@@ -106,7 +120,11 @@ class Evaluator:
     """Batches with their detections, both as NumPy arrays."""
     pending = None
     batches = eval_batches(
-      self._source, batch_size=self._batch_size, **view_settings(self._config.data)
+      self._source,
+      batch_size=self._batch_size,
+      workers=self._config.data.workers,
+      prefetch=self._config.data.prefetch,
+      **view_settings(self._config),
     )
     for arrays in batches:
       batch = Batch(**arrays)
@@ -154,12 +172,14 @@ class Evaluator:
     over = sum(count > cap for count in kept)
     if over:
       logging.warning(
-        'eval.max_detections=%d cut off detections in %d of %d images (up to %d in '
-        'one); raise it, and the largest of eval.max_dets, for dense data',
+        'eval.max_detections=%d cut off the worst of up to %d detections in %d of %d '
+        'images; the data have up to %d instances in one: where that is near the cap, '
+        'raise it, and the largest of eval.max_dets',
         cap,
+        max(kept),
         over,
         len(kept),
-        max(kept),
+        self._source.instance_counts.max(),
       )
     return over
 
@@ -222,19 +242,3 @@ def evaluate_checkpoint(
 def _spread(count: int, wanted: int) -> frozenset[int]:
   """Up to `wanted` of the indices below `count`, evenly spread."""
   return frozenset(np.linspace(0, count - 1, min(wanted, count)).astype(int).tolist())
-
-
-def _write(
-  folder: Path,
-  metrics: Metrics,
-  results: list[dict],
-  overlays: Mapping[int, np.ndarray],
-) -> None:
-  try:
-    (folder / 'overlays').mkdir(parents=True, exist_ok=True)
-    (folder / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
-    (folder / 'predictions.json').write_text(json.dumps(results))
-    for index, picture in overlays.items():
-      Image.fromarray(picture).save(folder / 'overlays' / f'{index:06d}.png')
-  except OSError as error:
-    raise UserError(f'cannot write {folder}: {error.strerror}') from error

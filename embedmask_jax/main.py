@@ -94,13 +94,18 @@ def _predict(values: flags.FlagValues, argv: Sequence[str]) -> int:
     )
   images, output = _required(values, 'images'), _required(values, 'output')
   from embedmask_jax.checkpoint import open_checkpoint
-  from embedmask_jax.predict import Predictor, predict_files
+  from embedmask_jax.predict import predict_files
 
   stored = open_checkpoint(checkpoint)
   config = _stored_or_given_config(stored.metadata.config, argv)
   _enable_compilation_cache(values.compilation_cache)
-  predictor = Predictor(stored, config, score_threshold=values.score_threshold)
-  unreadable = predict_files(predictor, images, output)
+  unreadable = predict_files(
+    stored,
+    config,
+    images=images,
+    output=output,
+    score_threshold=values.score_threshold,
+  )
   return USER_MISTAKE if unreadable else 0
 
 

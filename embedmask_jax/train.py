@@ -12,10 +12,11 @@ newest checkpoint, with the batches it would have seen; the same config and seed
 give the same parameters bit for bit (on the same devices and library versions).
 """
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +27,12 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from embedmask_jax.checkpoint import CheckpointWriter, Metadata
+from embedmask_jax.checkpoint import Metadata
+from embedmask_jax.checkpoint_writer import CheckpointWriter
 from embedmask_jax.config import to_json
+from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.pipeline import train_batches
 from embedmask_jax.datasets import (
-  Source,
   log_report,
   open_eval_source,
   open_train_source,
@@ -39,6 +41,7 @@ from embedmask_jax.datasets import (
 from embedmask_jax.devices import check_batch_size, data_mesh, split
 from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import Evaluator
+from embedmask_jax.folders import writable_folder
 from embedmask_jax.initial_state import initial_state
 from embedmask_jax.metrics.coco import Metrics
 from embedmask_jax.metrics.writer import MetricWriter
@@ -92,7 +95,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainResult:
   mesh = data_mesh()
   parts = config.train.accumulation_steps
   check_batch_size(config.train.batch_size, devices=mesh.size, parts=parts)
-  workdir = _prepare_workdir(workdir)
+  workdir = writable_folder(workdir, '--workdir')
   source = open_train_source(config.data)
   log_report('training', source)
   metadata = Metadata(config, source.category_ids, source.class_names)
@@ -126,14 +129,12 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainResult:
     Progress(
       first_step=first_step, num_steps=num_steps, batch_size=config.train.batch_size
     ) as progress,
+    contextlib.closing(  # type: ignore[type-var]  # a generator
+      train_batches(source, start_step=first_step, **train_settings(config))
+    ) as batches,
   ):
     reader = StepReader(source, schedule, config.train.log_every, progress, writer)
-    batches = train_batches(
-      source,
-      start_step=first_step,
-      **train_settings(config),
-    )
-    for step, arrays in zip(range(first_step, num_steps), batches, strict=False):
+    for step, arrays in itertools.islice(batches, max(num_steps - first_step, 0)):
       state, values = train_step(state, split(mesh, Batch(**arrays)))
       # The step before is read only now, so that the device is never idle.
       reader.read_pending()
@@ -164,7 +165,7 @@ class StepReader:
 
   def __init__(
     self,
-    source: Source,
+    source: ImageSource,
     schedule: Schedule,
     log_every: int,
     progress: Progress,
@@ -224,21 +225,6 @@ def _is_multiple(done: int, interval: int) -> bool:
 
 def _variables(state: TrainState) -> dict:
   return {'params': state.params, 'batch_stats': state.batch_stats}
-
-
-def _prepare_workdir(workdir: str | Path) -> Path:
-  """Makes the folder, and makes sure now that it can be written."""
-  path = Path(workdir).expanduser().resolve()
-  probe = path / f'.writable-{os.getpid()}'
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    probe.touch()
-    probe.unlink()
-  except OSError as error:
-    raise UserError(
-      f'--workdir={path} cannot be written ({error.strerror}); name another folder'
-    ) from error
-  return path
 
 
 def _write_config(workdir: Path, config: ConfigDict) -> None:

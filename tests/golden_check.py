@@ -59,6 +59,8 @@ def check_folder(folder: str | Path, checks: Iterable[str] = CHECKS) -> Report:
   """
   golden, report = GoldenSet(folder), Report()
   for name in checks:
+    # Some take minutes; the table comes at the end.
+    print(f'{name} ...', file=sys.stderr, flush=True)
     try:
       CHECKS[name](golden, report)
     except Exception:

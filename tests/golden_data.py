@@ -14,7 +14,8 @@ from configs import base
 from embedmask_jax.data.annotations import AnnotationTable, Use, classify, clip_boxes
 from embedmask_jax.data.masks import pack_masks, rasterize_polygons
 from embedmask_jax.data.segmentations import MaskState, parse_segmentation
-from embedmask_jax.data.views import resize_sizes, whole_view
+from embedmask_jax.data.transforms import show_boxes
+from embedmask_jax.data.views import resize_sizes, round_up, whole_view
 from embedmask_jax.structures import Batch
 
 Size = tuple[int, int]
@@ -94,6 +95,12 @@ def _transforms(unit: Arrays, polygons: Sequence[Polygons], report: Report) -> N
     for i, (instance, mask) in enumerate(zip(polygons, expected, strict=True)):
       found = rasterised(instance, original, size, is_flipped=is_flipped)
       report.compare('unit: rasteriser', f'tf {name} {i}', found, mask)
+    if name != 'orig':
+      canvas = round_up(size[0]), round_up(size[1])
+      view = whole_view(size, canvas, is_flipped=is_flipped)
+      boxes, _ = show_boxes(unit['tf_boxes'], original, view)
+      quantity = 'unit: boxes resized and flipped'
+      report.compare(quantity, f'tf {name}', boxes, unit[f'tf_boxes_{name}'])
 
 
 def rasterised(

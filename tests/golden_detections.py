@@ -19,6 +19,9 @@ from embedmask_jax.postprocess import (
 )
 from embedmask_jax.structures import Detections, HeadOutputs
 
+# Detections that one turned decision may add and take away.
+_PER_DECISION = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
@@ -90,6 +93,25 @@ def count_differences(found: Detections, post: Arrays, i: int) -> int:
   ours, _ = pairs_of(found, post, i)
   cap = max(int(post['n_final'][i]), DetectionSettings.max_detections)
   return int(found.valid[i][:cap].sum()) + int(post['n_final'][i]) - 2 * len(ours)
+
+
+def decisions_in_doubt(
+  report: Report, record: str, post: Arrays, noise: tuple[float, float, float]
+) -> int:
+  """How many detections rounding may turn, which is noted in the report.
+
+  Args:
+    report: where to.
+    record: name of the record.
+    post: with `margins`, the distances of the closest decisions to their thresholds:
+      class scores, IoUs, final scores at the cap (0 there is a tie, not noise).
+    noise: of the three.
+  """
+  margins = post['margins']
+  is_near = (margins < noise) & (margins > 0)
+  if is_near.any():
+    report.note(f'{record}: decisions within noise, margins {margins.tolist()}')
+  return _PER_DECISION * int(is_near.sum())
 
 
 def compare_detections(

@@ -9,6 +9,7 @@ import numpy as np
 from golden_batch import batch_of
 from golden_rule import subsample
 from golden_set import (
+  FIELDS,
   LEVELS,
   Arrays,
   GoldenSet,
@@ -37,14 +38,6 @@ from embedmask_jax.targets import assign_targets
 _GRADIENT_SAMPLE = 8192
 # Two locations as good as each other, by their IoU: either may be chosen.
 _IOU_TIE = 1e-6
-_FIELDS = {
-  'logits': 'class_logits',
-  'bbox_reg': 'box_regression',
-  'centerness': 'centerness',
-  'proposal_embed': 'proposal_embedding',
-  'proposal_margin': 'margin',
-  'pixel_embed': 'pixel_embedding',
-}
 
 
 def check_losses(golden: GoldenSet, report: Report) -> None:
@@ -226,7 +219,7 @@ def _compare_losses(
       record,
       head,
       name,
-      np.asarray(getattr(gradients, _FIELDS[name])),
+      np.asarray(getattr(gradients, FIELDS[name])),
       batch.images.shape[1:3],
     )
 

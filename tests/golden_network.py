@@ -1,15 +1,21 @@
 """The network with the rule's weights: features, head outputs, detections."""
 
-from functools import cache
+from functools import cache, lru_cache
 
 import golden_rule
 import jax
 import jax.numpy as jnp
 import numpy as np
-from golden_detections import Sizes, compare_detections, detections_of
+from golden_detections import (
+  Sizes,
+  compare_detections,
+  decisions_in_doubt,
+  detections_of,
+)
 from golden_post import case_of
 from golden_rule import subsample
 from golden_set import (
+  FIELDS,
   LEVELS,
   Arrays,
   GoldenSet,
@@ -29,19 +35,8 @@ from embedmask_jax.ops.locations import STRIDES
 from embedmask_jax.structures import HeadOutputs
 
 _FEATURE_SAMPLE = 512
-# Distances of decisions to their thresholds at which float32 noise may turn them:
-# of a class score, of an IoU, of two final scores at the cap.
-_IN_DOUBT = np.array([2e-5, 5e-4, 2e-5])
-# Detections that one turned decision may add and take away.
-_PER_DECISION = 2
-_FIELDS = {
-  'logits': 'class_logits',
-  'bbox_reg': 'box_regression',
-  'centerness': 'centerness',
-  'proposal_embed': 'proposal_embedding',
-  'proposal_margin': 'margin',
-  'pixel_embed': 'pixel_embedding',
-}
+# Ten times what the head outputs' noise does to class scores, IoUs, final scores.
+_NOISE = (2e-5, 5e-4, 2e-5)
 
 
 @cache
@@ -52,7 +47,8 @@ def model_of(arch: str) -> EmbedMask:
   return build_model(config, golden_rule.NUM_CLASSES)
 
 
-@cache
+# Weights of 140 MB a seed: only the last are kept.
+@lru_cache(maxsize=2)
 def variables_of(arch: str, seed: int) -> dict:
   """Our variables with the rule's weights."""
   return import_authors(state_dict_of(arch, seed))[0]
@@ -162,7 +158,7 @@ def _compare_outputs(
   noise: dict[str, float],
 ) -> None:
   for name in OUTPUTS:
-    found = np.asarray(getattr(outputs, _FIELDS[name]))
+    found = np.asarray(getattr(outputs, FIELDS[name]))
     if name == 'pixel_embed':
       error = np.abs(found.transpose(0, 3, 1, 2) - arrays[name]).max()
     else:
@@ -186,11 +182,6 @@ def _compare_detections(
   post = golden.arrays(record)
   sizes = Sizes.of(post, canvas)
   found = detections_of(outputs, sizes, int(post['n_final'].max(initial=0)))
-  in_doubt = int(np.sum(post['margins'] < _IN_DOUBT))
-  if in_doubt:
-    report.note(
-      f'{record}: {in_doubt} kinds of decision within noise, margins {post["margins"]}'
-    )
   compare_detections(
     report,
     'from pixels',
@@ -199,5 +190,5 @@ def _compare_detections(
     found,
     post,
     sizes,
-    allowed=_PER_DECISION * in_doubt,
+    allowed=decisions_in_doubt(report, record, post, _NOISE),
   )

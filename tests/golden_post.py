@@ -5,7 +5,13 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
-from golden_detections import Sizes, compare_detections, detections_of, pairs_of
+from golden_detections import (
+  Sizes,
+  compare_detections,
+  decisions_in_doubt,
+  detections_of,
+  pairs_of,
+)
 from golden_set import Arrays, GoldenSet, canvas_of, head_outputs
 from golden_table import Report
 
@@ -14,6 +20,8 @@ from embedmask_jax.ops.locations import locations
 from embedmask_jax.structures import Detections, HeadOutputs
 
 _NUMBER = r'([\d.]+)'
+# What rounding does to class scores, IoUs and final scores of one set of heads.
+_ROUNDING = (1e-8, 2e-7, 5e-8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +88,19 @@ def check_post(golden: GoldenSet, report: Report) -> None:
     outputs = case.change(head_outputs(forward, is_in_pixels=True))
     sizes = Sizes.of(post, canvas_of(forward))
     found = detections_of(outputs, sizes, int(post['n_final'].max(initial=0)))
-    compare_detections(report, 'from heads', record, outputs, found, post, sizes)
+    allowed = decisions_in_doubt(report, record, post, _ROUNDING)
+    compare_detections(
+      report, 'from heads', record, outputs, found, post, sizes, allowed=allowed
+    )
     for i in range(len(sizes.image)):
       _compare_quoted(report, record, outputs, found, post, i)
     candidates = post['n_candidates'].sum(axis=0)
-    quantity = 'detections from heads: numbers of candidates'
-    report.compare(quantity, record, found.num_candidates, candidates)
-    report.compare(quantity, record, found.num_kept, post['n_after_nms'])
+    for count, expected in (
+      (found.num_candidates, candidates),
+      (found.num_kept, post['n_after_nms']),
+    ):
+      error = max(int(np.abs(count - expected).max()) - allowed, 0)
+      report.observe('detections from heads: numbers of candidates', record, error)
 
 
 def _compare_quoted(

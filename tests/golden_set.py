@@ -9,12 +9,21 @@ from typing import Any
 import golden_rule
 import jax.numpy as jnp
 import numpy as np
-from golden_table import Report
+from golden_table import NOISE, Report
 
 from embedmask_jax.errors import UserError
 from embedmask_jax.ops.locations import STRIDES, level_shapes
 from embedmask_jax.structures import HeadOutputs
 
+# Their names of the head outputs -> ours.
+FIELDS = {
+  'logits': 'class_logits',
+  'bbox_reg': 'box_regression',
+  'centerness': 'centerness',
+  'proposal_embed': 'proposal_embedding',
+  'proposal_margin': 'margin',
+  'pixel_embed': 'pixel_embedding',
+}
 LEVELS = tuple(f'P{level}' for level in range(3, 8))
 # 'R50 seed 13 (loss_l1, l2): 1311...' or 'R50_seed41 f769...'.
 _DIGEST = r'(R\d+)[ _]seed ?(\d+)(?: \([^)]*\))?:? ([0-9a-f]{64})'
@@ -28,6 +37,7 @@ UNUSED = {
   'iou_each': 'an IoU loss that no preset uses',
   'iou_weight': 'weights of the IoU losses',
   'linear_iou_': 'an IoU loss that no preset uses',
+  'tf_polys_flipped': 'coordinates inside the rasteriser; they show in its masks',
   'n_after_topk': 'a number inside the selection, which shows in what is selected',
 }
 
@@ -102,7 +112,7 @@ class GoldenSet:
     for record in self.json('forward_float64_diff').values():
       for name, value in record.items():
         noise[name] = max(noise.get(name, 0.0), value)
-    return noise
+    return noise or NOISE
 
   def digests(self) -> dict[str, str]:
     """Digests of weights that indexes and README give, by name ('R50_seed11')."""

@@ -46,6 +46,26 @@ OUTPUTS = (
   'pixel_embed',
 )
 
+# The original's float32 error against float64 (README of the public set), for folders
+# that do not bring their own.
+NOISE = {
+  'logits': 3.8e-5,
+  'bbox_reg': 1.2e-3,
+  'centerness': 1.7e-5,
+  'proposal_embed': 2.7e-6,
+  'proposal_margin': 3.1e-5,
+  'pixel_embed': 2.8e-6,
+  'C2_sub': 1.4e-6,
+  'C3_sub': 2.3e-6,
+  'C4_sub': 3.5e-6,
+  'C5_sub': 4.2e-6,
+  'P3_sub': 4.0e-6,
+  'P4_sub': 4.2e-6,
+  'P5_sub': 3.4e-6,
+  'P6_sub': 5.0e-6,
+  'P7_sub': 2.6e-6,
+}
+
 TOLERANCES: dict[str, Tolerance] = {
   'manifest: keys without a partner': _NONE,
   'manifest: shapes': _EQUAL,
@@ -79,7 +99,6 @@ TOLERANCES: dict[str, Tolerance] = {
   'unit: mask probability': Tolerance('absolute', 1e-5),
   'unit: resize table': _EQUAL,
   'unit: boxes resized and flipped': Tolerance('absolute', 1e-4),
-  'unit: polygons flipped': Tolerance('absolute', 1e-4),
   'unit: rasteriser': _EQUAL,
   'unit: schedule': Tolerance('relative', 1e-12),
   'targets: boxes from polygons': Tolerance('absolute', 1e-4),
@@ -121,7 +140,7 @@ for _kind, _boxes, _scores, _log_p in (
 ):
   TOLERANCES |= {
     f'detections {_kind}: missing or extra': _NONE,
-    f'detections {_kind}: numbers of candidates': _EQUAL,
+    f'detections {_kind}: numbers of candidates': _NONE,
     f'detections {_kind}: order of scores': _NONE,
     f'detections {_kind}: boxes': Tolerance('absolute', _boxes),
     f'detections {_kind}: boxes in the original': Tolerance('absolute', 10 * _boxes),

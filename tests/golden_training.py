@@ -2,10 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+import golden_rule
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,10 +19,10 @@ from golden_set import Arrays, GoldenSet, canvas_of, images_of, pad_images
 from golden_table import Report, over, rms
 
 from configs import base
+from embedmask_jax.devices import data_mesh, replicate
 from embedmask_jax.import_weights import export_authors
 from embedmask_jax.losses import LOSS_NAMES, compute_losses, normalisers
 from embedmask_jax.models.embedmask import EmbedMask
-from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.models.heads import SPATIAL_DIMS
 from embedmask_jax.optim import OptimSettings, Schedule, is_trained, make_optimizer
 from embedmask_jax.structures import Batch
@@ -29,7 +30,7 @@ from embedmask_jax.targets import assign_targets
 from embedmask_jax.train_state import TrainState, create_train_state
 from embedmask_jax.train_step import make_train_step
 
-_ARCH = 'R50'
+_DEFAULT_ARCH = 'R50'
 _SAMPLE = 256
 # At the config's rate these weights train chaotically: later steps say nothing.
 _COMPARABLE_STEPS = {'t_config': 2}
@@ -47,14 +48,15 @@ def check_parameter_gradients(
     sizes = entry['resized_hw']
     images = pad_images(images_of(arrays, entry['files'], sizes), canvas_of(arrays))
     batch = batch_of(arrays, images)
-    variables = variables_of(_ARCH, entry['seed'])
-    losses, gradients = _gradients(model_of(_ARCH))(variables, batch)
+    arch = entry.get('arch', _DEFAULT_ARCH)
+    variables = variables_of(arch, entry['seed'])
+    losses, gradients = _gradients(model_of(arch))(variables, batch)
     _compare_losses(report, record, arrays, np.asarray(losses))
     parts = [
       _named(jax.tree.map(lambda leaf, i=i: leaf[i], gradients), variables)
       for i in range(len(LOSS_NAMES))
     ]
-    _compare_gradients(report, record, arrays, parts)
+    _compare_gradients(report, record, arrays, parts, arch)
 
 
 @cache
@@ -99,12 +101,21 @@ def _compare_losses(
 
 
 def _compare_gradients(
-  report: Report, record: str, arrays: Arrays, parts: list[dict[str, np.ndarray]]
+  report: Report,
+  record: str,
+  arrays: Arrays,
+  parts: list[dict[str, np.ndarray]],
+  arch: str,
 ) -> None:
   """Compares gradients; `parts` has one for each loss."""
   names = [str(name) for name in arrays['param_names']]
   whole = {name: sum(part[name].astype(np.float64) for part in parts) for name in names}
-  frozen = sum(np.any(part[n]) for part in parts for n in part if n not in whole)
+  frozen = sum(
+    np.any(part[place.key])
+    for part in parts
+    for place in golden_rule.tensor_places(arch)
+    if place.path[0] == 'params' and place.key not in whole
+  )
   report.observe('end to end: gradients of frozen parameters', record, frozen)
 
   unrest = 0.0
@@ -161,21 +172,27 @@ def check_trajectories(golden: GoldenSet, report: Report) -> None:
     images = pad_images(images_of(arrays, list(names), list(sizes)), canvas)
     batch = batch_from_polygons(entry['instances'], sizes, canvas, images)
     steps = min(_COMPARABLE_STEPS.get(record, total), total)
-    for step, state, metrics in _run(entry['seed'], settings, schedule, batch, steps):
+    for step, state, metrics in _run(entry, settings, schedule, batch, steps):
       _compare_step(report, record, arrays, step, state, metrics)
 
 
 def _run(
-  seed: int, settings: OptimSettings, schedule: Schedule, batch: Batch, steps: int
+  entry: Mapping[str, Any],
+  settings: OptimSettings,
+  schedule: Schedule,
+  batch: Batch,
+  steps: int,
 ) -> Iterator[tuple[int, TrainState, dict[str, Any]]]:
   """Yields the state before the first step, then after each with its metrics."""
-  model = model_of(_ARCH)
+  arch = entry.get('arch', _DEFAULT_ARCH)
+  model = model_of(arch)
   # The step gives its state's memory away; the drawn weights are kept.
-  variables = jax.tree.map(jnp.array, variables_of(_ARCH, seed))
+  variables = jax.tree.map(jnp.array, variables_of(arch, entry['seed']))
   trained = is_trained(variables['params'], model.frozen_stages)
   optimizer = make_optimizer(settings, schedule, trained=trained)
-  train_step = make_train_step(model, optimizer, jax.make_mesh((1,), (DATA_AXIS,)))
-  state = create_train_state(variables, optimizer)
+  mesh = data_mesh(1)
+  train_step = make_train_step(model, optimizer, mesh)
+  state = replicate(mesh, create_train_state(variables, optimizer))
   yield 0, state, {}
   for step in range(1, steps + 1):
     state, metrics = train_step(state, batch)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from configs import base
 from embedmask_jax import checkpoint
+from embedmask_jax.checkpoint_writer import CheckpointWriter
 from embedmask_jax.errors import UserError
 from embedmask_jax.train_state import TrainState
 
@@ -43,7 +44,7 @@ def make_state(step=0, *, classes=2, optimizer=None):
 
 
 def write(workdir, steps, scores=None, **options):
-  writer = checkpoint.CheckpointWriter(
+  writer = CheckpointWriter(
     workdir,
     METADATA,
     **{'keep_last': 2, 'keep_best': 1, 'best_metric': 'segm/AP', **options},
@@ -89,7 +90,7 @@ def test_donating_the_state_after_saving_does_not_change_what_is_written(tmp_pat
   state = make_state(0)
   state = state.replace(batch_stats={'big': jnp.zeros((1000, 1000))})
   template = jax.tree.map(jnp.copy, state)
-  with checkpoint.CheckpointWriter(
+  with CheckpointWriter(
     tmp_path, METADATA, keep_last=9, keep_best=0, best_metric='segm/AP'
   ) as writer:
     for _ in range(5):

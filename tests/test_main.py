@@ -11,7 +11,8 @@ from test_checkpoint import make_state
 
 from configs import base
 from embedmask_jax import main
-from embedmask_jax.checkpoint import CheckpointWriter, Metadata
+from embedmask_jax.checkpoint import Metadata
+from embedmask_jax.checkpoint_writer import CheckpointWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = f'--config={ROOT}/configs/base.py'
@@ -35,7 +36,7 @@ def calls(monkeypatch):
 
   module('train', train=None)
   module('evaluate', evaluate_checkpoint=None)
-  module('predict', Predictor='predictor', predict_files=[])
+  module('predict', predict_files=[])
   return made
 
 
@@ -129,16 +130,16 @@ def test_eval_with_a_config_takes_its_data_and_eval_only(calls, workdir):
 def test_predict_passes_its_flags_on(calls, workdir):
   flags = (f'--checkpoint={workdir}', '--images=in', '--output=out')
   assert run('--mode=predict', *flags, '--score_threshold=0.5') == 0
-  predictor, files = calls
-  assert predictor[2] == {'score_threshold': 0.5}
-  assert files == ('predict_files', ('predictor', 'in', 'out'), {})
+  [(name, (stored, config), options)] = calls
+  assert (name, stored.step, config.eval.max_detections) == ('predict_files', 4, 77)
+  assert options == {'images': 'in', 'output': 'out', 'score_threshold': 0.5}
 
 
 def test_predict_ends_with_2_where_an_image_could_not_be_read(
   calls, workdir, monkeypatch
 ):
   stand_in = sys.modules['embedmask_jax.predict']
-  monkeypatch.setattr(stand_in, 'predict_files', lambda *_: ['bad.jpg'])
+  monkeypatch.setattr(stand_in, 'predict_files', lambda *_, **__: ['bad.jpg'])
   flags = (f'--checkpoint={workdir}', '--images=in', '--output=out')
   assert run('--mode=predict', *flags) == 2
 

@@ -24,17 +24,15 @@ def derive_canvases(short_sides: Sequence[int], long_side: int) -> tuple[Canvas,
     short_sides: network pixels.
     long_side: network pixels, upper bound of the long side.
   """
-  canvases: dict[Canvas, None] = {}
+  canvases: set[Canvas] = set()
   last = float('inf')
-  for short in sorted(set(short_sides), reverse=True):
+  for short in sorted({min(short, long_side) for short in short_sides}, reverse=True):
     if short > _SPACING * last:
       continue
     last = short
-    short_edge = round_up(min(short, long_side))
     for long in (short, min(-(-4 * short // 3), long_side), long_side):
-      long_edge = round_up(max(min(long, long_side), short_edge))
-      canvases[short_edge, long_edge] = None
-      canvases[long_edge, short_edge] = None
+      canvas = round_up(short), round_up(long)
+      canvases |= {canvas, canvas[::-1]}
   return tuple(sorted(canvases, key=lambda canvas: (canvas[0] * canvas[1], canvas)))
 
 

@@ -25,7 +25,6 @@ FORMATS = (
   'GIF',
   'JPEG',
   'JPEG2000',
-  'MPO',
   'PNG',
   'PPM',
   'TIFF',

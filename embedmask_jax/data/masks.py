@@ -7,13 +7,11 @@ is only ever laid out inside its own window.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from embedmask_jax.data.axis_samples import AxisSamples
-from embedmask_jax.data.rle import cut_windows
+from embedmask_jax.data.rle import ColumnRuns, column_runs, expand
 from embedmask_jax.data.views import View
 from embedmask_jax.ops.locations import STRIDES, level_shapes
 
@@ -77,161 +75,96 @@ def pack_masks(
     is_seen: bool [n], whether any pixel of the view is on.
   """
   count = len(segmentations)
+  runs = _runs_of_view(segmentations, original_size, view)
   height, width = view.canvas
-  cells = np.zeros((count, height // CELL, width // CELL // 8), np.uint8)
+  cells = np.zeros((count, height // CELL, width // CELL), bool)
+  _write(cells, runs, CELL, 1, 2)
   num_locations = sum(rows * columns for rows, columns in level_shapes(view.canvas))
   locations = np.zeros((count, num_locations), bool)
+  first = 0
+  for stride, (rows, columns) in zip(STRIDES, level_shapes(view.canvas), strict=True):
+    level = locations[:, first : first + rows * columns].reshape(-1, rows, columns)
+    _write(level, runs, stride, stride // 2, stride // 2)
+    first += rows * columns
   is_seen = np.zeros(count, bool)
+  is_seen[runs.owner] = True
+  return np.packbits(cells, axis=2), np.packbits(locations, axis=1), is_seen
 
-  outputs = _Outputs(cells, _split_levels(locations, view.canvas), is_seen)
-  is_rle = np.asarray([isinstance(item, bytes) for item in segmentations], bool)
-  if not is_rle.all():
+
+def _runs_of_view(
+  segmentations: Sequence[Segmentation], original_size: tuple[int, int], view: View
+) -> ColumnRuns:
+  """What of the masks is on in the view; rows and columns counted from its corner."""
+  parts = [ColumnRuns(*np.zeros((4, 0), np.int64))]
+  outlines = {i: s for i, s in enumerate(segmentations) if not isinstance(s, bytes)}
+  if outlines:
     strings = [
       rasterize_polygons(item, original_size, view.resized, is_flipped=view.is_flipped)
-      for item in segmentations
-      if not isinstance(item, bytes)
+      for item in outlines.values()
     ]
-    _write(strings, _resized_frame(view), np.flatnonzero(~is_rle), outputs)
-  if is_rle.any():
-    strings = [item for item in segmentations if isinstance(item, bytes)]
-    _write(strings, _stored_frame(original_size, view), np.flatnonzero(is_rle), outputs)
-  return cells, np.packbits(locations, axis=1), is_seen
-
-
-class _Outputs(NamedTuple):
-  """What `pack_masks` fills: packed cells, bool [n, rows, columns] levels, is_seen."""
-
-  cells: np.ndarray
-  levels: list[np.ndarray]
-  is_seen: np.ndarray
-
-
-def _split_levels(locations: np.ndarray, canvas: tuple[int, int]) -> list[np.ndarray]:
-  """Views [n, rows, columns] of the levels in an array [n, P]."""
-  levels, first = [], 0
-  for rows, columns in level_shapes(canvas):
-    level = locations[:, first : first + rows * columns]
-    levels.append(level.reshape(-1, rows, columns))
-    first += rows * columns
-  return levels
-
-
-class _Frame(NamedTuple):
-  """How many rows masks have, and where the view's pixels are read in them."""
-
-  height: int
-  rows: AxisSamples
-  columns: AxisSamples
-
-
-def _resized_frame(view: View) -> _Frame:
-  """For masks of the resized, mirrored image."""
-  top, left, height, width = view.window
-  return _Frame(
-    view.resized[0],
-    AxisSamples(top + np.arange(height), view.canvas[0]),
-    AxisSamples(left + np.arange(width), view.canvas[1]),
-  )
-
-
-def _stored_frame(original_size: tuple[int, int], view: View) -> _Frame:
-  """For masks of the image as stored: the pixels nearest to the network's centres."""
-  top, left, height, width = view.window
-  rows = top + np.arange(height)
-  columns = left + np.arange(width)
-  if view.is_flipped:
-    columns = view.resized[1] - 1 - columns
-  # floor((pixel + 1/2) * original / resized), in integers.
-  rows = (2 * rows + 1) * original_size[0] // (2 * view.resized[0])
-  columns = (2 * columns + 1) * original_size[1] // (2 * view.resized[1])
-  return _Frame(
-    original_size[0],
-    AxisSamples(rows, view.canvas[0]),
-    AxisSamples(columns, view.canvas[1]),
-  )
+    runs = _resized_to_view(column_runs(strings, view.resized[0]), view)
+    parts.append(runs._replace(owner=np.asarray([*outlines])[runs.owner]))
+  stored = {i: s for i, s in enumerate(segmentations) if isinstance(s, bytes)}
+  if stored:
+    runs = column_runs([*stored.values()], original_size[0])
+    runs = _stored_to_view(runs, original_size, view)
+    parts.append(runs._replace(owner=np.asarray([*stored])[runs.owner]))
+  return ColumnRuns(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _write(
-  strings: Sequence[bytes], frame: _Frame, instances: np.ndarray, outputs: _Outputs
+  grid: np.ndarray, runs: ColumnRuns, stride: int, first: int, last: int
 ) -> None:
-  """Writes run-length masks of a frame as the given instances of the outputs."""
-  windows = cut_windows(strings, frame.height, frame.columns.bounds, frame.rows.bounds)
-  left, top, right, bottom = windows.bounds.T
-  rows, columns = (
-    frame.rows.pixels_in(top, bottom),
-    frame.columns.pixels_in(left, right),
-  )
-  is_read = (rows[0] < rows[1]) & (columns[0] < columns[1])
-  is_dense = frame.rows.is_dense and frame.columns.is_dense
-  # [grid, mask, (first row, stop row, first column, stop column)]
-  ranges = np.stack(
-    [np.stack([*_grid_range(rows, *g), *_grid_range(columns, *g)], -1) for g in _GRIDS]
-  )
-  for k in np.flatnonzero(is_read).tolist():
-    reader = _Reader(windows[k], frame, int(top[k]) - 1, int(left[k]) - 1)
-    cell_range, *level_ranges = ranges[:, k].tolist()
-    _write_cells(reader, cell_range, outputs.cells[instances[k]])
-    for level, stride, (y0, y1, x0, x1) in zip(
-      outputs.levels, STRIDES, level_ranges, strict=True
-    ):
-      if y0 < y1 and x0 < x1:
-        rows_k = reader.rows(y0, y1, stride, stride // 2)
-        columns_k = reader.columns(x0, x1, stride, stride // 2)
-        level[instances[k], y0:y1, x0:x1] = reader.window[columns_k[:, None], rows_k].T
-    outputs.is_seen[instances[k]] = is_dense or reader.is_any_on(
-      rows[0][k], rows[1][k], columns[0][k], columns[1][k]
-    )
+  """Switches on the items of bool [n, rows, columns] that runs of pixels touch.
 
-
-# Stride, first and last pixel of an item: the cells, and the locations of every level.
-_GRIDS = ((CELL, 1, 2), *((stride, stride // 2, stride // 2) for stride in STRIDES))
-
-
-def _grid_range(
-  pixels: tuple[np.ndarray, np.ndarray], stride: int, first: int, last: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """First, and the one after the last, of the items i that a range of pixels touches.
-
-  Item i takes the pixels stride * i + first .. stride * i + last.
+  Item i of an axis takes the pixels stride * i + first .. stride * i + last.
   """
-  start, stop = pixels
-  return -((last - start) // stride), (stop - 1 - first) // stride + 1
+  is_taken = (runs.column - first) % stride <= last - first
+  owner, column, top, bottom = (side[is_taken] for side in runs)
+  run, row = expand(-((last - top) // stride), (bottom - first) // stride)
+  grid[owner[run], row, (column[run] - first) // stride] = True
 
 
-class _Reader(NamedTuple):
-  """A mask's window [columns, rows], and the stored row and column it begins at."""
-
-  window: np.ndarray
-  frame: _Frame
-  top: int
-  left: int
-
-  def rows(self, first: int, stop: int, stride: int, offset: int) -> np.ndarray:
-    """The window's rows for pixels stride * i + offset, i = first .. stop - 1."""
-    pixels = slice(stride * first + offset, stride * stop, stride)
-    return self.frame.rows.read(pixels, self.top, self.window.shape[1])
-
-  def columns(self, first: int, stop: int, stride: int, offset: int) -> np.ndarray:
-    """The window's columns, likewise."""
-    pixels = slice(stride * first + offset, stride * stop, stride)
-    return self.frame.columns.read(pixels, self.left, self.window.shape[0])
-
-  def is_any_on(self, y0: int, y1: int, x0: int, x1: int) -> bool:
-    """Whether any of the pixels y0 .. y1 - 1, x0 .. x1 - 1 is on."""
-    columns = self.columns(x0, x1, 1, 0)
-    return bool(self.window[columns[:, None], self.rows(y0, y1, 1, 0)].any())
+def _resized_to_view(runs: ColumnRuns, view: View) -> ColumnRuns:
+  """Moves runs of the resized, mirrored image into the view."""
+  top, left, height, width = view.window
+  return _sample(runs, top + np.arange(height), left + np.arange(width), view.resized)
 
 
-def _write_cells(reader: _Reader, cells: Sequence[int], packed: np.ndarray) -> None:
-  """Writes a range of cells into one packed mask [H/4, W/32]."""
-  y0, y1, x0, x1 = cells
-  if y0 >= y1 or x0 >= x1:
-    return
-  window = reader.window
-  on = window[reader.columns(x0, x1, CELL, 1)]
-  on |= window[reader.columns(x0, x1, CELL, 2)]
-  on = on[:, reader.rows(y0, y1, CELL, 1)] | on[:, reader.rows(y0, y1, CELL, 2)]
-  first_byte, stop_byte = x0 // 8, -(-x1 // 8)
-  bits = np.zeros((y1 - y0, 8 * (stop_byte - first_byte)), bool)
-  bits[:, x0 - 8 * first_byte : x1 - 8 * first_byte] = on.T
-  packed[y0:y1, first_byte:stop_byte] = np.packbits(bits).reshape(y1 - y0, -1)
+def _stored_to_view(
+  runs: ColumnRuns, original_size: tuple[int, int], view: View
+) -> ColumnRuns:
+  """Samples runs of the image as stored at the centres of the view's pixels."""
+  top, left, height, width = view.window
+  y = top + np.arange(height)
+  x = left + np.arange(width)
+  if view.is_flipped:
+    x = view.resized[1] - 1 - x
+  # floor((pixel + 1/2) * original / resized), in integers.
+  y = (2 * y + 1) * original_size[0] // (2 * view.resized[0])
+  x = (2 * x + 1) * original_size[1] // (2 * view.resized[1])
+  if view.is_flipped:
+    x = original_size[1] - 1 - x
+    runs = runs._replace(column=original_size[1] - 1 - runs.column)
+  return _sample(runs, y, x, original_size)
+
+
+def _sample(
+  runs: ColumnRuns, y: np.ndarray, x: np.ndarray, size: tuple[int, int]
+) -> ColumnRuns:
+  """Runs of the pixels that read the pixels of other runs.
+
+  Args:
+    runs: of an image.
+    y: int64, ascending, the row of the image that each row of the result reads.
+    x: int64, ascending, the columns likewise.
+    size: (height, width) of the image.
+  """
+  rows, columns = np.arange(size[0]), np.arange(size[1])
+  first = np.searchsorted(y, rows, 'left')[runs.first]
+  last = np.searchsorted(y, rows, 'right')[runs.last] - 1
+  # A column may be read by several, or by none.
+  left = np.searchsorted(x, columns, 'left')[runs.column]
+  right = np.searchsorted(x, columns, 'right')[runs.column] - 1
+  run, column = expand(left, np.where(first <= last, right, left - 1))
+  return ColumnRuns(runs.owner[run], column, first[run], last[run])

@@ -5,18 +5,19 @@ processes. A batch does not depend on who makes it, so neither the number of wor
 nor the step that a run starts at changes anything.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from embedmask_jax.data.canvases import Canvas
+from embedmask_jax.data.decode import open_rgb
 from embedmask_jax.data.eval_plan import EvalPlan
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.sampler import BatchPlan, TrainPlan
 from embedmask_jax.data.transforms import Arrays, empty_batch, fill_example, fill_image
-from embedmask_jax.data.decode import open_rgb
 from embedmask_jax.errors import UserError
 
 # More steps than any run has; Grain wants a length.
@@ -43,7 +44,7 @@ def train_batches(
   prefetch: int = 2,
   process_index: int = 0,
   process_count: int = 1,
-) -> Iterator[tuple[int, Arrays]]:
+) -> Generator[tuple[int, Arrays], None, None]:
   """Yields (step, batch) without end, from any step on.
 
   Args:
@@ -69,10 +70,13 @@ def train_batches(
   Raises:
     UserError: the source has no instances, the batch does not divide over the
       processes, or, while iterating, an image cannot be read or decoded.
+
+  Close the generator when done with it, so that worker processes end.
   """
   _check_share(batch_size, process_count)
   if not source.instance_counts.sum():
-    raise UserError(f'nothing to train on: the data set has no instances\n{source.report}')
+    report = str(source.report).replace('\n ', ';')
+    raise UserError(f'nothing to train on: {report}')
   plan = TrainPlan(
     image_ids=source.image_ids,
     sizes=source.sizes,
@@ -88,7 +92,9 @@ def train_batches(
     instance_ladder=instance_ladder,
   )
   loader = _Loader(source, plan, process_index, process_count, with_instances=True)
-  return _numbered(_batches(loader, start_step, _ENDLESS, workers, prefetch), start_step)
+  return _numbered(
+    _batches(loader, start_step, _ENDLESS, workers, prefetch), start_step
+  )
 
 
 def eval_batches(
@@ -103,7 +109,7 @@ def eval_batches(
   prefetch: int = 2,
   process_index: int = 0,
   process_count: int = 1,
-) -> Iterator[Arrays]:
+) -> Generator[Arrays, None, None]:
   """Yields every image once, without instances.
 
   Args:
@@ -189,7 +195,7 @@ class _Loader:
 
 def _batches(
   loader: _Loader, start: int, stop: int, workers: int, prefetch: int
-) -> Iterator[Arrays]:
+) -> Generator[Arrays, None, None]:
   import grain
 
   if not flags.FLAGS.is_parsed():
@@ -212,15 +218,21 @@ def _batches(
   return _checked(iter(dataset))
 
 
-def _checked(batches: Any) -> Iterator[Arrays]:
+def _checked(batches: Any) -> Generator[Arrays, None, None]:
   try:
     for batch in batches:
       if isinstance(batch, _Failure):
         raise UserError(batch.message)
-      yield batch
+      # Workers hand over a subclass, backed by memory that lives as long as it does.
+      yield {name: np.asarray(array) for name, array in batch.items()}
   finally:
     batches.close()
 
 
-def _numbered(batches: Iterator[Arrays], start: int) -> Iterator[tuple[int, Arrays]]:
-  yield from enumerate(batches, start)
+def _numbered(
+  batches: Generator[Arrays, None, None], start: int
+) -> Generator[tuple[int, Arrays], None, None]:
+  try:
+    yield from enumerate(batches, start)
+  finally:
+    batches.close()

@@ -49,10 +49,6 @@ class RecordSource(ImageSource):
     super().__init__(table, self._folder, categories, min_box_side)
     self._records: Any = None
 
-  def __getstate__(self) -> dict[str, Any]:
-    # A worker process opens the files itself.
-    return {**self.__dict__, '_records': None}
-
   def _record(self, index: int) -> dict[str, Any]:
     try:
       if self._records is None:

@@ -8,7 +8,7 @@ last one is the sign.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def decode_counts(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     of every mask's first one.
   """
   digits = np.frombuffer(b''.join(strings), np.uint8).astype(np.int64) - ord('0')
-  string_ends = np.cumsum([len(string) for string in strings])
+  string_ends = np.cumsum([len(string) for string in strings], dtype=np.int64)
   is_last = (digits & 32) == 0
   is_last[string_ends[string_ends > 0] - 1] = True
   ends = np.flatnonzero(is_last)
@@ -80,99 +80,47 @@ def _sums(values: np.ndarray, first: np.ndarray) -> np.ndarray:
   return np.diff(np.concatenate([[0], np.cumsum(values, dtype=np.int64)])[first])
 
 
-@dataclass(frozen=True)
-class Windows:
-  """Masks cut down to what holds all their pixels, with one pixel of margin.
+class ColumnRuns(NamedTuple):
+  """Masks as vertical runs of pixels that are on; int64 [runs] each.
 
   Attributes:
-    pixels: bool, all windows one after another.
-    first: int64 [n + 1], where each begins in `pixels`.
-    bounds: int64 [n, 4], first column, first row, last column and last row of each,
-      margin not counted. Where a mask has no pixels, 0, 0, -1, -1.
+    owner: which mask.
+    column: of the image.
+    first: the run's first row.
+    last: its last row.
   """
 
-  pixels: np.ndarray
+  owner: np.ndarray
+  column: np.ndarray
   first: np.ndarray
-  bounds: np.ndarray
-
-  def __getitem__(self, index: int) -> np.ndarray:
-    """Returns bool [columns + 2, rows + 2], off on the margin."""
-    left, top, right, bottom = self.bounds[index].tolist()
-    pixels = self.pixels[self.first[index] : self.first[index + 1]]
-    return pixels.reshape(right - left + 3, bottom - top + 3)
+  last: np.ndarray
 
 
-def cut_windows(
-  strings: Sequence[bytes],
-  height: int,
-  columns: tuple[int, int],
-  rows: tuple[int, int],
-) -> Windows:
-  """Decodes the part of masks that lies in a rectangle, without whole masks.
-
-  Args:
-    strings: n compressed masks, well-formed.
-    height: rows of every mask.
-    columns: first and last column of the rectangle.
-    rows: first and last row of the rectangle.
-  """
+def column_runs(strings: Sequence[bytes], height: int) -> ColumnRuns:
+  """Reads well-formed compressed masks of images `height` rows high."""
   counts, first = decode_counts(strings)
-  stops = np.cumsum(counts)
-  stops -= _before(stops, first)
+  sums = np.cumsum(counts)
+  ends = sums - _before(sums, first)
   owner = np.repeat(np.arange(len(strings)), np.diff(first))
   is_on = (np.arange(len(counts)) - first[owner]) % 2 == 1
-  starts = (stops - counts)[is_on]
-  owner, column, top, bottom = _column_segments(
-    owner[is_on], starts, stops[is_on], height, columns
-  )
-  top, bottom = np.maximum(top, rows[0]), np.minimum(bottom, rows[1])
-  is_inside = top <= bottom
-  owner, column = owner[is_inside], column[is_inside]
-  top, bottom = top[is_inside], bottom[is_inside]
-
-  bounds = np.tile(np.asarray([0, 0, -1, -1], np.int64), (len(strings), 1))
-  if owner.size:
-    group = np.flatnonzero(np.diff(owner, prepend=-1))
-    bounds[owner[group]] = np.stack(
-      [
-        np.minimum.reduceat(column, group),
-        np.minimum.reduceat(top, group),
-        np.maximum.reduceat(column, group),
-        np.maximum.reduceat(bottom, group),
-      ],
-      axis=1,
-    )
-  shapes = bounds[:, 2:] - bounds[:, :2] + 3
-  window_first = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
-  edges = np.empty((len(owner), 2), np.int64)
-  edges[:, 0] = window_first[owner] + top - bounds[owner, 1] + 1
-  edges[:, 0] += (column - bounds[owner, 0] + 1) * shapes[owner, 1]
-  edges[:, 1] = edges[:, 0] + bottom - top + 1
-  lengths = np.diff(edges.ravel(), prepend=0, append=window_first[-1])
-  pixels = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-  return Windows(pixels, window_first, bounds)
-
-
-def _column_segments(
-  owner: np.ndarray,
-  starts: np.ndarray,
-  stops: np.ndarray,
-  height: int,
-  columns: tuple[int, int],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """Cuts runs at the columns' ends: owner, column, first row, last row of the pieces.
-
-  Runs of no pixels and pieces outside the range of columns are left out.
-  """
-  left, right = starts // height, (stops - 1) // height
-  is_kept = (starts < stops) & (right >= columns[0]) & (left <= columns[1])
-  owner, starts, stops = owner[is_kept], starts[is_kept], stops[is_kept]
-  first = np.maximum(left[is_kept], columns[0])
-  pieces = np.minimum(right[is_kept], columns[1]) - first + 1
-  run = np.repeat(np.arange(len(pieces)), pieces)
-  column = (
-    first[run] + np.arange(len(run)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-  )
+  is_on &= counts > 0
+  owner, ends, counts = owner[is_on], ends[is_on], counts[is_on]
+  # Runs go on from one column into the next: cut them there.
+  starts = ends - counts
+  left = starts // height
+  run, column = expand(left, (ends - 1) // height)
   top = np.maximum(starts[run] - column * height, 0)
-  bottom = np.minimum(stops[run] - 1 - column * height, height - 1)
-  return owner[run], column, top, bottom
+  bottom = np.minimum(ends[run] - 1 - column * height, height - 1)
+  return ColumnRuns(owner[run], column, top, bottom)
+
+
+def expand(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Lists the integers of intervals, ends included; empty where last < first.
+
+  Returns:
+    int64, the interval that each integer is from, and the integers.
+  """
+  lengths = np.maximum(last - first + 1, 0)
+  interval = np.repeat(np.arange(len(lengths)), lengths)
+  offset = first - (np.cumsum(lengths) - lengths)
+  return interval, offset[interval] + np.arange(len(interval))

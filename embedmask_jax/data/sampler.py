@@ -189,7 +189,7 @@ class TrainPlan:
       queue = np.concatenate([waiting, stream[places]])
       full = len(queue) // self._batch_size
       last = np.arange(1, full + 1) * self._batch_size - 1 - len(waiting)
-      batches.append(queue[: full * self._batch_size].reshape(full, -1))
+      batches.append(queue[: full * self._batch_size].reshape(full, self._batch_size))
       moments.append(places[last])
       canvases.append(np.full(full, canvas))
       queues.append(queue[full * self._batch_size :])

@@ -154,7 +154,28 @@ class Stem(nn.Module):
       dtype=self.dtype,
       axis_name=self.axis_name,
     )
-    # After the ReLU zero is the smallest value, so zeros pad as -inf would.
     x = clear_outside(nn.relu(layer(x, size, train=train)), size)
-    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
-    return x, size // 2
+    return max_pool_half(x), size // 2
+
+
+def max_pool_half(x: Array) -> Array:
+  """Returns the 3x3 max pooling with stride 2, [B, rows / 2, columns / 2, channels].
+
+  Written as maxima of shifted slices: their gradient costs a CPU a tenth of that of
+  a windowed reduction.
+
+  Args:
+    x: [B, rows, columns, channels], not negative, so that zeros pad as -inf would;
+      rows and columns are even.
+  """
+  for axis in (1, 2):
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (1, 0)
+    before = jnp.pad(x, padding)
+    length = x.shape[axis]
+    first, second, third = (
+      jax.lax.slice_in_dim(part, start, length, 2, axis)
+      for part, start in ((before, 0), (x, 0), (x, 1))
+    )
+    x = jnp.maximum(jnp.maximum(first, second), third)
+  return x

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coco_files import encode_mask as encode
 from pycocotools import mask as coco_mask
 
+from embedmask_jax.data.annotations import clip_boxes
 from embedmask_jax.data.masks import pack_masks, rasterize_polygons
 from embedmask_jax.data.views import View, whole_view
 from embedmask_jax.ops.locations import locations
@@ -12,10 +14,6 @@ from embedmask_jax.ops.locations import locations
 SHARED = Path(__file__).resolve().parents[3] / 'shared'
 GOLDEN = SHARED / 'golden' / '2021' / 'public'
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason='no ../shared')
-
-
-def encode(mask):
-  return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))['counts']
 
 
 def decode(counts, size):
@@ -131,7 +129,9 @@ def test_masks_match_the_long_way(seed):
 
 
 def test_no_instances():
-  cells, at_locations, is_seen = pack_masks([], (40, 50), whole_view((40, 50), (64, 64)))
+  cells, at_locations, is_seen = pack_masks(
+    [], (40, 50), whole_view((40, 50), (64, 64))
+  )
   assert cells.shape == (0, 16, 2)
   assert at_locations.shape == (0, -(-len(locations((64, 64))) // 8))
   assert is_seen.shape == (0,)
@@ -189,3 +189,27 @@ def test_golden_stride_4():
   cells, _, _ = pack_masks([encode(m) for m in masks], size, whole_view(size, canvas))
   got = np.unpackbits(cells, axis=2).astype(bool)
   np.testing.assert_array_equal(got, unpacked(unit['maskdown_out'], reduced))
+
+
+@needs_golden
+def test_golden_ground_truth():
+  """Boxes and masks of the assignment record, from its polygons."""
+  golden = np.load(GOLDEN / 'assign.npz')
+  polygons = json.loads((GOLDEN / 'assign_polygons.json').read_text())['polygons']
+  size = tuple(golden['image_hw'].tolist())
+  points = [
+    np.concatenate([np.reshape(p, (-1, 2)) for p in parts]) for parts in polygons
+  ]
+  boxes = np.asarray([[*p.min(0), *np.ptp(p, axis=0)] for p in points])
+  clipped = clip_boxes(boxes, np.tile(size, (len(boxes), 1)))
+  is_kept = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+  np.testing.assert_array_equal(clipped[is_kept], golden['boxes'])
+  masks = unpacked(golden['masks'], size)
+  for parts, want in zip(
+    (parts for parts, kept in zip(polygons, is_kept, strict=True) if kept),
+    masks,
+    strict=True,
+  ):
+    parts = [np.asarray(part, np.float32) for part in parts]
+    counts = rasterize_polygons(parts, size, size)
+    np.testing.assert_array_equal(decode(counts, size), want)

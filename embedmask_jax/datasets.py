@@ -1,0 +1,100 @@
+"""The data sets that a config names, and its fields as the data code takes them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from absl import logging
+
+from embedmask_jax.data.image_source import ImageSource
+from embedmask_jax.data.scenes import generate_scenes
+from embedmask_jax.data.source import open_source
+from embedmask_jax.errors import UserError
+
+
+def open_train_source(data: Any) -> ImageSource:
+  """Opens what `config.data` trains on; its categories become the classes.
+
+  Raises:
+    UserError: no data are named, or they cannot be used.
+  """
+  if data.generated.enabled:
+    return _open_scenes(data, data.generated.train_images, 2 * data.generated.seed)
+  if not data.train.annotations:
+    raise UserError(
+      'nothing to train on: set config.data.train.annotations and '
+      'config.data.train.images, or config.data.generated.enabled'
+    )
+  return _open(data, data.train)
+
+
+def open_eval_source(
+  data: Any, categories: Sequence[tuple[int, str]]
+) -> ImageSource | None:
+  """Opens what `config.data` evaluates on, or returns None where nothing is named.
+
+  Args:
+    data: the config's part.
+    categories: (id, name) of the model's classes.
+
+  Raises:
+    UserError: the data cannot be used, or have categories that are not the model's.
+  """
+  # A data set named by hand goes before the scenes, on which a model was trained.
+  if data.eval.annotations:
+    return _open(data, data.eval, categories)
+  if data.generated.enabled:
+    scenes = data.generated
+    return _open_scenes(data, scenes.eval_images, 2 * scenes.seed + 1, categories)
+  return None
+
+
+def log_report(name: str, source: ImageSource) -> None:
+  """Logs what of a data set is used, and what is left out."""
+  logging.info('%s data: %d classes, %s', name, len(source.categories), source.report)
+
+
+def train_settings(config: Any) -> dict[str, Any]:
+  """The arguments of `train_batches` but for the source and the first step."""
+  data = config.data
+  return {
+    'seed': config.seed,
+    'batch_size': config.train.batch_size,
+    'short_sides': data.short_sides,
+    'long_side': data.long_side,
+    'flip_probability': data.flip_probability,
+    'instance_ladder': data.instance_ladder,
+    'crop_size': data.crop_size,
+    'canvases': data.canvases,
+    'workers': data.workers,
+    'prefetch': data.prefetch,
+  }
+
+
+def view_settings(config: Any) -> dict[str, Any]:
+  """The arguments of `EvalPlan` but for the sizes and the batch size."""
+  return {
+    'short_side': config.data.eval_short_side,
+    'long_side': config.data.long_side,
+    'canvases': config.data.canvases,
+    'output_ladder': config.eval.output_ladder,
+  }
+
+
+def _open(
+  data: Any, part: Any, categories: Sequence[tuple[int, str]] | None = None
+) -> ImageSource:
+  return open_source(
+    part.annotations, part.images, categories, min_box_side=data.min_box_side
+  )
+
+
+def _open_scenes(
+  data: Any,
+  num_images: int,
+  seed: int,
+  categories: Sequence[tuple[int, str]] | None = None,
+) -> ImageSource:
+  annotations, images = generate_scenes(
+    num_images=num_images, image_size=data.generated.image_size, seed=seed
+  )
+  return open_source(annotations, images, categories, min_box_side=data.min_box_side)

@@ -1,0 +1,164 @@
+"""The authors' recorded numbers come out; and the checker notices when they do not."""
+
+import shutil
+from pathlib import Path
+
+import golden_check
+import golden_network
+import numpy as np
+import pytest
+from golden_set import GoldenSet
+from golden_table import TOLERANCES, Report, error_of
+
+LOCAL = Path(__file__).resolve().parent / 'golden' / '2021'
+PUBLIC = Path(__file__).resolve().parents[2] / 'shared' / 'golden' / '2021' / 'public'
+QUICK = (
+  'rule',
+  'units',
+  'schedules',
+  'data',
+  'locations',
+  'post-processing',
+  'assignment',
+  'losses',
+)
+
+
+@pytest.mark.parametrize('name', QUICK)
+def test_quick_records(name):
+  report = golden_check.check_folder(LOCAL, [name])
+  assert report.passed, str(report)
+  # The portable set has no schedules; everything else must have met something.
+  assert report.rows or name == 'schedules'
+
+
+def test_one_whole_forward():
+  report = Report()
+  golden_network.check_forward(GoldenSet(LOCAL), report, only='f1')
+  assert report.passed, str(report)
+  assert 'forward: logits' in report.rows
+  assert 'detections from pixels: masks' in report.rows
+
+
+@pytest.mark.slow
+def test_whole_local_set():
+  check_whole(LOCAL)
+
+
+@pytest.mark.slow
+def test_whole_public_set():
+  if not PUBLIC.is_dir():
+    pytest.skip(f'{PUBLIC} is not there')
+  check_whole(PUBLIC)
+
+
+def check_whole(folder):
+  report = golden_check.check_folder(folder)
+  print(report)
+  assert report.passed, str(report)
+  assert not [note for note in report.notes if '(unknown)' in note]
+
+
+def folder_with(tmp_path, *names):
+  for name in names:
+    shutil.copy(LOCAL / name, tmp_path / name)
+  return tmp_path
+
+
+def changed(path, **arrays):
+  with np.load(path) as content:
+    np.savez(path, **{**content, **arrays})
+
+
+def test_a_folder_with_fewer_records_is_checked_too(tmp_path, capsys):
+  folder = folder_with(tmp_path, 'unit.npz', 'README.md')
+  assert golden_check.main([str(folder)]) == 0
+  assert 'all pass' in capsys.readouterr().out
+
+
+def test_a_file_that_no_check_reads_fails(tmp_path, capsys):
+  folder = folder_with(tmp_path, 'unit.npz')
+  np.savez(folder / 'novelty.npz', x=np.zeros(3))
+  (folder / 'novelty.json').write_text('{}')
+  assert golden_check.main([str(folder)]) == 1
+  printed = capsys.readouterr().out
+  assert 'FAIL: novelty.npz: not checked' in printed
+  assert 'FAIL: novelty.json: not checked' in printed
+
+
+def test_another_number_fails_and_is_named(tmp_path, capsys):
+  folder = folder_with(tmp_path, 'unit.npz')
+  with np.load(folder / 'unit.npz') as content:
+    loss = content['lov_loss']
+  changed(folder / 'unit.npz', lov_loss=loss * np.float32(1 + 1e-4))
+  assert golden_check.main([str(folder)]) == 1
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[-1] for line in lines if 'Lovasz loss' in line] == ['FAIL']
+
+
+def test_a_missing_array_fails_without_stopping_the_rest(tmp_path):
+  folder = folder_with(tmp_path, 'unit.npz', 'assign.npz', 'assign_polygons.json')
+  with np.load(folder / 'unit.npz') as content:
+    rest = {name: content[name] for name in content if name != 'lov_loss'}
+  np.savez(folder / 'unit.npz', **rest)
+  report = golden_check.check_folder(folder)
+  assert any('unit.npz has no array lov_loss' in f for f in report.failures)
+  assert 'targets: chosen locations' in report.rows
+
+
+def test_a_detection_that_moves_or_goes_fails(tmp_path):
+  names = ('post_zero.npz', 'post_f2.npz', 'forward_f2.npz', 'forward_index.json')
+  folder = folder_with(tmp_path, *names)
+  with np.load(folder / 'post_f2.npz') as content:
+    boxes, location = content['im0_boxes'], content['im0_loc_index']
+  boxes[3, 0] += 1e-3
+  location[5] += 1
+  changed(folder / 'post_f2.npz', im0_boxes=boxes, im0_loc_index=location)
+  report = golden_check.check_folder(folder, ['post-processing'])
+  failed = {row.quantity for row in report.rows.values() if not row.passed}
+  assert failed == {
+    'detections from heads: missing or extra',
+    'detections from heads: boxes',
+  }
+
+
+def test_an_unknown_recipe_of_head_outputs_fails(tmp_path):
+  names = ('post_zero.npz', 'forward_f2.npz', 'forward_index.json')
+  folder = folder_with(tmp_path, *names)
+  index = (folder / 'forward_index.json').read_text()
+  (folder / 'forward_index.json').write_text(
+    index.replace('20.0 subtracted from every logit', 'every logit squared')
+  )
+  report = golden_check.check_folder(folder, ['post-processing'])
+  assert not report.passed
+  assert 'no rule for' in report.failures[0]
+
+
+def test_commands_without_a_folder(tmp_path, capsys):
+  assert golden_check.main([]) == 2
+  assert golden_check.main([str(tmp_path / 'absent')]) == 2
+  assert 'no such folder' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('measure', 'found', 'expected', 'error'),
+  [
+    ('unequal', [1, 2, 3], [1, 0, 0], 2),
+    ('unequal', [], [], 0),
+    ('absolute', [1.0, 2.5], [1.0, 2.0], 0.5),
+    ('absolute', [np.nan], [1.0], np.inf),
+    ('absolute', [1.0], [[1.0]], np.inf),
+    ('relative', [1.0, 2.2], [1.0, 2.0], 0.1),
+    ('rms', [3.0, 4.0, 0.0, 0.0], [3.0, 5.0, 0.0, 0.0], 1 / np.sqrt(34)),
+    ('rms', [1e-9], [0.0], np.inf),
+    ('rms', [0.0], [0.0], 0),
+  ],
+)
+def test_measures(measure, found, expected, error):
+  np.testing.assert_allclose(error_of(measure, found, expected), error)
+
+
+def test_what_is_not_a_number_fails():
+  report = Report()
+  report.observe(next(iter(TOLERANCES)), 'record', np.nan)
+  assert not report.passed

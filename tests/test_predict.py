@@ -1,0 +1,212 @@
+"""Prediction around the network: order, names, and files that cannot be read."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+from configs import base
+from embedmask_jax import predict as predict_module
+from embedmask_jax.checkpoint import Metadata, StoredCheckpoint
+from embedmask_jax.errors import UserError
+from embedmask_jax.image_files import find_images, overlay_names
+from embedmask_jax.predict import Predictor, predict_files
+from embedmask_jax.structures import Detections
+
+
+@pytest.fixture
+def config():
+  config = base.get_config()
+  config.data.eval_short_side = 64
+  config.data.long_side = 128
+  config.eval.batch_size = 2
+  config.eval.max_detections = 3
+  config.eval.output_ladder = ((64, 64), (128, 128))
+  return config
+
+
+@pytest.fixture
+def stored(config, tmp_path):
+  metadata = Metadata(config, (3, 8), ('box', 'bar'))
+  return StoredCheckpoint(tmp_path / 'run' / 'checkpoints' / '5', 5, metadata, {})
+
+
+@pytest.fixture(autouse=True)
+def network(monkeypatch):
+  """Finds in every image its left half (class 1) and, less surely, its top left pixel.
+
+  The score of the half is the mean of the image, so that images can be told apart.
+  """
+
+  def make_inference(model, settings, mesh):
+    count = settings.max_detections
+
+    def inference(variables, batch, canvas):
+      rows = len(batch.image_index)
+      boxes = np.zeros((rows, count, 4), np.float32)
+      labels = np.zeros((rows, count), np.int32)
+      scores = np.zeros((rows, count), np.float32)
+      masks = np.zeros((rows, count, *canvas), bool)
+      for row in np.flatnonzero(batch.example_valid):
+        height, width = batch.original_size[row]
+        seen_height, seen_width = batch.image_size[row]
+        boxes[row, 0] = 0, 0, width // 2 - 1, height - 1
+        labels[row, 0] = 1
+        scores[row, 0] = batch.images[row, :seen_height, :seen_width].mean() / 255
+        masks[row, 0, :height, : width // 2] = True
+        scores[row, 1] = 0.01
+        masks[row, 1, 0, 0] = True
+      valid = scores > 0
+      return Detections(
+        boxes=boxes,
+        network_boxes=boxes,
+        scores=scores,
+        labels=labels,
+        valid=valid,
+        location=labels,
+        masks=np.packbits(masks, axis=-1),
+        num_candidates=valid.sum(axis=1),
+        num_kept=valid.sum(axis=1),
+      )
+
+    return inference
+
+  monkeypatch.setattr(predict_module, 'make_inference', make_inference)
+  monkeypatch.setattr(predict_module, 'load_model', lambda *_: (None, {}))
+
+
+def grey(height, width, value):
+  return np.full((height, width, 3), value, np.uint8)
+
+
+def save(path: Path, value: int, size=(40, 60)) -> Path:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(grey(*size, value)).save(path)
+  return path
+
+
+def test_predictions_come_in_the_order_of_the_images(stored, config, tmp_path):
+  sizes = [(40, 60), (60, 40), (50, 50), (100, 30), (40, 60)]
+  images = [grey(*size, 100 + 10 * i) for i, size in enumerate(sizes)]
+  mixed = [images[0], save(tmp_path / '1.png', 110, sizes[1]), *images[2:4]]
+  mixed.append(str(save(tmp_path / '4.png', 140, sizes[4])))
+  predictions = Predictor(stored, config)(mixed)
+  for i, (height, width) in enumerate(sizes):
+    found = predictions[i]
+    assert found.scores == pytest.approx([(100 + 10 * i) / 255])
+    assert found.labels.tolist() == [1]
+    assert found.class_names == ('bar',)
+    assert found.category_ids == (8,)
+    assert found.masks.shape == (1, height, width)
+    assert found.masks.dtype == bool
+    assert found.masks[0, :, : width // 2].all()
+    assert not found.masks[0, :, width // 2 :].any()
+    np.testing.assert_array_equal(found.boxes, [[0, 0, width // 2 - 1, height - 1]])
+  assert Predictor(stored, config)([]) == []
+
+
+def test_threshold_and_cap(stored, config):
+  image = grey(40, 60, 128)
+  for threshold, expected in ((0.0, 2), (0.3, 1), (0.6, 0)):
+    [found] = Predictor(stored, config, score_threshold=threshold)([image])
+    assert len(found.scores) == len(found.masks) == len(found.class_names) == expected
+  with pytest.raises(UserError, match=r'score_threshold is 1\.5'):
+    Predictor(stored, config, score_threshold=1.5)
+  with pytest.raises(UserError, match='max_detections is 0'):
+    Predictor(stored, config, max_detections=0)
+
+
+@pytest.mark.parametrize(
+  'image',
+  [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)],
+)
+def test_arrays_that_are_no_images_are_told(stored, config, image):
+  with pytest.raises(UserError, match='image 1 is .*must be uint8'):
+    Predictor(stored, config)([grey(4, 4, 0), image])
+
+
+def run(stored, config, images, output, score_threshold=0.3):
+  return predict_files(
+    stored,
+    config,
+    images=str(images),
+    output=str(output),
+    score_threshold=score_threshold,
+  )
+
+
+def test_a_folder_becomes_overlays_and_coco_results(stored, config, tmp_path, caplog):
+  caplog.set_level('INFO')
+  folder = tmp_path / 'in'
+  for number in range(20):
+    save(folder / f'{number:02d}.png', 100 + number)
+  (folder / 'broken.jpg').write_bytes(b'nothing')
+  (folder / 'notes.txt').write_text('x')
+  assert run(stored, config, folder, tmp_path / 'out') == ['broken.jpg']
+  overlays = sorted(path.name for path in (tmp_path / 'out').glob('*.png'))
+  assert overlays == [f'{number:02d}.png' for number in range(20)]
+  results = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+  assert [entry['file_name'] for entry in results] == overlays
+  assert [entry['image_id'] for entry in results] == list(range(1, 21))
+  assert results[3]['score'] == pytest.approx(103 / 255)
+  assert results[3]['category_id'] == 8
+  assert results[3]['category_name'] == 'bar'
+  assert results[3]['bbox'] == [0, 0, 30, 40]
+  assert rle.area(results[3]['segmentation']) == 30 * 40
+  assert '1 of 21 images could not be read' in caplog.text
+  assert 'broken.jpg' in caplog.text
+  assert '1 files are no images by their suffix: notes.txt' in caplog.text
+
+
+def test_a_single_file(stored, config, tmp_path):
+  path = save(tmp_path / 'in' / 'one.jpg', 200)
+  assert run(stored, config, path, tmp_path / 'out') == []
+  assert (tmp_path / 'out' / 'one.png').exists()
+
+
+def test_equal_stems_get_overlays_of_their_own(stored, config, tmp_path):
+  folder = tmp_path / 'in'
+  for name in ('a.png', 'a.jpg', 'b.png'):
+    save(folder / name, 200)
+  run(stored, config, folder, tmp_path / 'out')
+  names = sorted(path.name for path in (tmp_path / 'out').glob('*.png'))
+  assert names == ['a.jpg.png', 'a.png.png', 'b.png']
+
+
+def test_no_two_overlays_share_a_name():
+  names = ['a.png', 'a.jpg', 'A.tif', 'a.jpg.bmp', 'b.png', 'a.jpg.png']
+  overlays = overlay_names([Path('in', name) for name in names])
+  assert len(overlays) == len(names)
+  assert len({overlay.lower() for overlay in overlays.values()}) == len(names)
+  assert overlays[Path('in/b.png')] == 'b.png'
+
+
+def test_the_cap_is_told(stored, config, tmp_path, caplog):
+  config.eval.max_detections = 2
+  save(tmp_path / 'in' / 'x.png', 200)
+  run(stored, config, tmp_path / 'in', tmp_path / 'out', score_threshold=0.0)
+  assert 'the cap of 2 detections is reached in 1 images (x.png)' in caplog.text
+
+
+def test_mistakes_are_told(stored, config, tmp_path):
+  folder = tmp_path / 'in'
+  save(folder / 'x.png', 200)
+  with pytest.raises(UserError, match='no such file or folder'):
+    run(stored, config, tmp_path / 'nowhere', tmp_path / 'out')
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(UserError, match='no image in this folder'):
+    run(stored, config, tmp_path / 'empty', tmp_path / 'out')
+  with pytest.raises(UserError, match='is the folder of the images'):
+    run(stored, config, folder, folder)
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match='cannot be written'):
+    run(stored, config, folder, tmp_path / 'file' / 'out')
+
+
+def test_images_are_found_by_suffix_in_the_order_of_their_names(tmp_path):
+  for name in ('b.PNG', 'a.jpeg', 'c.tiff'):
+    (tmp_path / name).touch()
+  assert [p.name for p in find_images(tmp_path)] == ['a.jpeg', 'b.PNG', 'c.tiff']

@@ -1,0 +1,454 @@
+"""The loop around the step: order, intervals, resuming, and what goes wrong.
+
+Most tests put a network of two numbers in the place of the real one; the data, the
+checkpoints and the logs are real.
+"""
+
+import json
+import re
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import base, quickstart
+from embedmask_jax import train as train_module
+from embedmask_jax.checkpoint import list_steps, open_checkpoint
+from embedmask_jax.datasets import open_eval_source
+from embedmask_jax.devices import check_batch_size
+from embedmask_jax.errors import UserError
+from embedmask_jax.evaluate import evaluate_checkpoint
+from embedmask_jax.predict import Predictor
+from embedmask_jax.train import NonFiniteLossError, train
+from embedmask_jax.train_state import TrainState
+
+
+def tiny_config(**overrides):
+  config = base.get_config()
+  config.data.generated.enabled = True
+  config.data.generated.train_images = 5
+  config.data.generated.eval_images = 2
+  config.data.generated.image_size = 64
+  config.data.short_sides = (64,)
+  config.data.eval_short_side = 64
+  config.data.long_side = 64
+  config.train.batch_size = 2
+  config.train.steps = 8
+  config.train.log_every = 2
+  config.train.eval_every = 0
+  config.train.checkpoint_every = 3
+  config.optim.reference_batch_size = 0
+  config.optim.warmup_steps = 2
+  config.optim.milestones = (6,)
+  for field, value in overrides.items():
+    part, name = field.split('__')
+    config[part][name] = value
+  return config
+
+
+class ToyEvaluator:
+  """Scores states by a table of its class and writes nothing."""
+
+  scores: ClassVar[dict] = {}
+  calls: ClassVar[list] = []
+
+  def __init__(self, model, source, config, mesh):
+    self.num_images = len(source)
+
+  def __call__(self, variables, folder, *, step, writer=None):
+    ToyEvaluator.calls.append(step)
+    return {'segm/AP': self.scores.get(step, 0.1), 'bbox/AP': 0.5}
+
+
+def toy_variables(model, seed):
+  del model
+  return {
+    'params': {
+      'backbone': {'stem': {'kernel': jnp.full(2, seed, jnp.float32)}},
+      'head': {
+        'class_logits': {'kernel': jnp.zeros((2, 6)), 'bias': jnp.zeros(6)},
+        'weight': jnp.asarray([0.5, -0.5]),
+      },
+    },
+    'batch_stats': {},
+  }
+
+
+def make_toy_step(model, optimizer, mesh, *, accumulation_steps=1):
+  """A step whose result depends on every image it has seen, and on their order."""
+  del model, mesh, accumulation_steps
+
+  @jax.jit
+  def step(state, batch):
+    pixels = batch.images.astype(jnp.float32).mean(axis=(1, 2, 3)) / 255
+    seen = pixels @ jnp.arange(1.0, len(pixels) + 1)
+    grads = jax.tree.map(lambda p: jnp.sin(p + seen), state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = dict.fromkeys(('loss', 'loss/class', 'grad_norm'), seen)
+    return TrainState(state.step + 1, params, state.batch_stats, opt_state), metrics
+
+  return step
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+  return tmp_path_factory.mktemp('scenes')
+
+
+@pytest.fixture
+def toy(monkeypatch, scenes):
+  monkeypatch.setenv('EMBEDMASK_CACHE', str(scenes))
+  monkeypatch.setattr(train_module, 'build_model', lambda config, num_classes: None)
+  monkeypatch.setattr(train_module, 'init_variables', toy_variables)
+  monkeypatch.setattr(train_module, 'make_train_step', make_toy_step)
+  monkeypatch.setattr(train_module, 'Evaluator', ToyEvaluator)
+  ToyEvaluator.calls = []
+  ToyEvaluator.scores = {}
+
+
+def parameters(workdir, step=None):
+  path = workdir / 'checkpoints' / str(step) if step else workdir
+  stored = open_checkpoint(path)
+  return stored.read('variables', toy_variables(None, 0))
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def read_log(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def interrupt_after(monkeypatch, steps):
+  """Lets a run be stopped from outside when it asks for one more batch."""
+  original = train_module.train_batches
+
+  def interrupted(*args, **kwargs):
+    for number, item in enumerate(original(*args, **kwargs)):
+      if number == steps:
+        raise KeyboardInterrupt
+      yield item
+
+  monkeypatch.setattr(train_module, 'train_batches', interrupted)
+
+
+def test_a_run_leaves_what_it_says(toy, tmp_path, caplog):
+  caplog.set_level('INFO')
+  result = train(tiny_config(), tmp_path / 'new' / 'run')
+  workdir = tmp_path / 'new' / 'run'
+  assert result.step == 8
+  assert result.metrics['segm/AP'] == 0.1
+  assert result.folder == workdir / 'eval' / '8'
+  assert ToyEvaluator.calls == [8]
+  assert list_steps(workdir / 'checkpoints') == [6, 8]
+  config = json.loads((workdir / 'config.json').read_text())
+  assert config['train']['steps'] == 8
+  lines = read_log(workdir)
+  steps = [line['step'] for line in lines if 'loss' in line]
+  assert steps == [2, 4, 6, 8]
+  # The rate of the update that a line ends with: warm-up (2 steps), decay at 6.
+  rates = [line['learning_rate'] for line in lines if 'loss' in line]
+  np.testing.assert_allclose(rates, [0.01 / 3, 0.01, 0.01, 0.001])
+  assert 'starting from scratch (seed 0)' in caplog.text
+  assert '5 images' in caplog.text
+  assert 'mask AP 0.100, box AP 0.500' in caplog.text
+
+
+def test_same_seed_same_bits_and_other_seed_others(toy, tmp_path):
+  train(tiny_config(), tmp_path / 'a')
+  train(tiny_config(), tmp_path / 'b')
+  assert_same(parameters(tmp_path / 'a'), parameters(tmp_path / 'b'))
+  config = tiny_config()
+  config.seed = 1
+  train(config, tmp_path / 'c')
+  first, other = parameters(tmp_path / 'a'), parameters(tmp_path / 'c')
+  assert not np.array_equal(
+    first['params']['head']['weight'], other['params']['head']['weight']
+  )
+
+
+@pytest.mark.parametrize('steps_before', [1, 3, 4, 7])
+def test_interrupted_and_resumed_is_as_if_nothing_had_happened(
+  toy, tmp_path, monkeypatch, caplog, steps_before
+):
+  caplog.set_level('INFO')
+  train(tiny_config(), tmp_path / 'straight')
+  with monkeypatch.context() as patch:
+    interrupt_after(patch, steps_before)
+    with pytest.raises(KeyboardInterrupt):
+      train(tiny_config(), tmp_path / 'resumed')
+  train(tiny_config(), tmp_path / 'resumed')
+  saved = steps_before // 3 * 3
+  if saved:
+    assert f'resumed from step {saved} of' in caplog.text
+  assert_same(parameters(tmp_path / 'straight'), parameters(tmp_path / 'resumed'))
+  lines = read_log(tmp_path / 'resumed')
+  steps = [line['step'] for line in lines if 'loss' in line]
+  assert steps == sorted(set(steps))
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_run(toy, tmp_path, caplog):
+  train(tiny_config(), tmp_path)
+  expected = parameters(tmp_path)
+  for path in (tmp_path / 'checkpoints' / '8').rglob('*'):
+    if path.is_file():
+      path.write_bytes(b'')
+  caplog.set_level('INFO')
+  train(tiny_config(), tmp_path)
+  assert '8.corrupt' in caplog.text
+  assert 'resumed from step 6' in caplog.text
+  assert_same(parameters(tmp_path), expected)
+
+
+def test_a_finished_run_is_evaluated_and_left_alone(toy, tmp_path, caplog):
+  train(tiny_config(), tmp_path)
+  before = parameters(tmp_path)
+  caplog.set_level('INFO')
+  result = train(tiny_config(), tmp_path)
+  assert 'all 8 steps are done' in caplog.text
+  assert (result.step, ToyEvaluator.calls) == (8, [8, 8])
+  assert_same(parameters(tmp_path), before)
+
+
+def test_best_and_last_checkpoints_stay(toy, tmp_path):
+  ToyEvaluator.scores = {2: 0.2, 4: 0.9, 6: 0.3, 8: 0.4}
+  config = tiny_config(train__eval_every=2, checkpoint__keep_last=1)
+  train(config, tmp_path)
+  assert ToyEvaluator.calls == [2, 4, 6, 8]
+  assert list_steps(tmp_path / 'checkpoints') == [4, 8]
+
+
+def test_linear_rule_scales_the_run(toy, tmp_path):
+  config = tiny_config(optim__reference_batch_size=4, optim__milestones=(2,))
+  assert train(config, tmp_path).step == 16
+
+
+def test_a_loss_that_is_not_finite_names_step_and_images_and_is_not_saved(
+  toy, tmp_path, monkeypatch
+):
+  def make_step(*args, **kwargs):
+    step = make_toy_step(*args, **kwargs)
+
+    def poisoned(state, batch):
+      poison = jnp.where(state.step == 5, jnp.nan, 0.0)
+      new_state, metrics = step(state, batch)
+      return new_state, {**metrics, 'loss/class': metrics['loss/class'] + poison}
+
+    return poisoned
+
+  monkeypatch.setattr(train_module, 'make_train_step', make_step)
+  with pytest.raises(NonFiniteLossError, match='step 5: loss/class nan') as caught:
+    train(tiny_config(), tmp_path)
+  ids = re.search(r'image ids of the batch: (\d+), (\d+)\.', str(caught.value))
+  assert ids
+  assert {int(ids[1]), int(ids[2])} <= set(range(1, 6)) | {0}
+  assert list_steps(tmp_path / 'checkpoints') == [3]
+
+
+def test_other_model_or_classes_are_refused_and_other_changes_told(
+  toy, tmp_path, caplog
+):
+  train(tiny_config(), tmp_path)
+  with pytest.raises(UserError, match=r'another model.dtype \(.float32. -> .bfloat16'):
+    train(tiny_config(model__dtype='bfloat16'), tmp_path)
+  train(tiny_config(train__steps=9, train__log_every=1), tmp_path)
+  assert 'resuming with another train.steps: 8 -> 9' in caplog.text
+  assert 'resuming with another train.log_every: 2 -> 1' in caplog.text
+
+  config = tiny_config()
+  config.data.generated.enabled = False
+  annotations = rename_first_class(open_checkpoint(tmp_path).metadata, tmp_path)
+  config.data.train.annotations, config.data.train.images = annotations
+  with pytest.raises(UserError, match='was trained for 6 classes: .* the data have 1'):
+    train(config, tmp_path)
+
+
+def rename_first_class(metadata, folder):
+  """A data set of one image and one class, of another name."""
+  from PIL import Image
+
+  assert metadata.class_names[0] != 'other'
+  Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / 'black.png')
+  annotation = {
+    'id': 1,
+    'image_id': 1,
+    'category_id': metadata.category_ids[0],
+    'bbox': [10, 10, 20, 20],
+    'area': 400,
+    'iscrowd': 0,
+    'segmentation': [[10, 10, 30, 10, 30, 30, 10, 30]],
+  }
+  content = {
+    'images': [{'id': 1, 'file_name': 'black.png', 'height': 64, 'width': 64}],
+    'annotations': [annotation],
+    'categories': [{'id': metadata.category_ids[0], 'name': 'other'}],
+  }
+  path = folder / 'other.json'
+  path.write_text(json.dumps(content))
+  return str(path), str(folder)
+
+
+def test_init_checkpoint_gives_the_parameters_and_nothing_else(toy, tmp_path, caplog):
+  caplog.set_level('INFO')
+  train(tiny_config(), tmp_path / 'first')
+  config = tiny_config(train__steps=1, optim__learning_rate=1e-30)
+  config.init.checkpoint = str(tmp_path / 'first')
+  result = train(config, tmp_path / 'second')
+  assert result.step == 1
+  assert 'starting from the parameters of' in caplog.text
+  assert_same(parameters(tmp_path / 'first'), parameters(tmp_path / 'second'))
+
+
+def test_init_checkpoint_of_other_classes_keeps_the_class_logits_initial(
+  toy, tmp_path, monkeypatch, caplog
+):
+  train(tiny_config(), tmp_path / 'first')
+  metadata = open_checkpoint(tmp_path / 'first').metadata
+
+  def one_class(model, seed):
+    variables = toy_variables(model, seed)
+    logits = {'kernel': jnp.full((2, 1), 7.0), 'bias': jnp.full(1, 7.0)}
+    variables['params']['head']['class_logits'] = logits
+    return variables
+
+  monkeypatch.setattr(train_module, 'init_variables', one_class)
+  config = tiny_config(train__steps=1, optim__learning_rate=1e-30)
+  config.data.generated.enabled = False
+  annotations = rename_first_class(metadata, tmp_path)
+  config.data.train.annotations, config.data.train.images = annotations
+  config.init.checkpoint = str(tmp_path / 'first')
+  result = train(config, tmp_path / 'second')
+  assert result.metrics is None
+  assert 'this run is not evaluated' in caplog.text
+  assert '6 classes and the data 1: the class logits are left at' in caplog.text
+  stored = open_checkpoint(tmp_path / 'second')
+  params = stored.read('variables', one_class(None, 0))['params']
+  np.testing.assert_array_equal(params['head']['class_logits']['bias'], 7)
+  first = parameters(tmp_path / 'first')['params']
+  assert_same(params['head']['weight'], first['head']['weight'])
+  assert_same(params['backbone'], first['backbone'])
+
+
+def test_init_checkpoint_of_another_network_is_refused(toy, tmp_path, monkeypatch):
+  train(tiny_config(), tmp_path / 'first')
+
+  def wider(model, seed):
+    variables = toy_variables(model, seed)
+    variables['params']['head']['weight'] = jnp.zeros(5)
+    return variables
+
+  monkeypatch.setattr(train_module, 'init_variables', wider)
+  config = tiny_config()
+  config.init.checkpoint = str(tmp_path / 'first')
+  with pytest.raises(UserError, match=r'params/head/weight is \(\(2,\).*\(\(5,\)'):
+    train(config, tmp_path / 'second')
+  config.init.checkpoint = str(tmp_path / 'nowhere')
+  with pytest.raises(UserError, match='no such folder'):
+    train(config, tmp_path / 'second')
+
+
+def test_mistakes_are_told_before_the_first_step(toy, tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match='--workdir=.*cannot be written'):
+    train(tiny_config(), tmp_path / 'file' / 'run')
+  config = tiny_config()
+  config.data.generated.enabled = False
+  with pytest.raises(UserError, match='nothing to train on'):
+    train(config, tmp_path)
+  config.data.train.annotations = str(tmp_path / 'none.json')
+  with pytest.raises(UserError, match=r'none\.json'):
+    train(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('batch_size', 'devices', 'parts', 'message'),
+  [
+    (12, 8, 1, 'batch size 12 does not divide over 8 devices; nearest: 8, 16'),
+    (3, 8, 1, 'batch size 3 does not divide over 8 devices; nearest: 8'),
+    (
+      12,
+      4,
+      2,
+      'batch size 12 does not divide over 4 devices in 2 parts; nearest: 8, 16',
+    ),
+  ],
+)
+def test_batch_size_must_divide(batch_size, devices, parts, message):
+  with pytest.raises(UserError, match=re.escape(message)):
+    check_batch_size(batch_size, devices=devices, parts=parts)
+  check_batch_size(16, devices=8, parts=2)
+
+
+def real_config():
+  """The quickstart, as small as it gets."""
+  config = quickstart.get_config()
+  config.model.backbone_width = 8
+  config.model.fpn_channels = 16
+  config.model.head_channels = 16
+  config.model.head_depth = 1
+  small = tiny_config()
+  config.data, config.train = small.data, small.train
+  config.train.steps, config.train.checkpoint_every = 4, 2
+  # So that a network that has learnt nothing finds something to compare.
+  config.eval.score_threshold = 0.0
+  config.eval.max_detections = 7
+  config.eval.batch_size = 1
+  config.eval.output_ladder = ((64, 64),)
+  return config
+
+
+@pytest.fixture
+def compilation_cache(tmp_path_factory):
+  """Programs of this test are compiled once."""
+  folder = str(tmp_path_factory.mktemp('xla'))
+  names = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
+  before = [getattr(jax.config, name) for name in names]
+  for name, value in zip(names, (folder, 0.1), strict=True):
+    jax.config.update(name, value)
+  yield
+  for name, value in zip(names, before, strict=True):
+    jax.config.update(name, value)
+
+
+@pytest.mark.slow
+def test_the_real_network_trains_resumes_evaluates_and_predicts(
+  tmp_path, scenes, monkeypatch, compilation_cache
+):
+  monkeypatch.setenv('EMBEDMASK_CACHE', str(scenes))
+  result = train(real_config(), tmp_path / 'straight')
+  with monkeypatch.context() as patch:
+    interrupt_after(patch, 3)
+    with pytest.raises(KeyboardInterrupt):
+      train(real_config(), tmp_path / 'resumed')
+  resumed = train(real_config(), tmp_path / 'resumed')
+  checkpoints = [open_checkpoint(tmp_path / name) for name in ('straight', 'resumed')]
+  assert [stored.step for stored in checkpoints] == [4, 4]
+  assert checkpoints[0].checksums == checkpoints[1].checksums
+  assert result.metrics == resumed.metrics
+  for name in ('metrics.json', 'predictions.json'):
+    assert (result.folder / name).read_bytes() == (resumed.folder / name).read_bytes()
+
+  again = evaluate_checkpoint(checkpoints[0], real_config(), workdir=tmp_path / 'eval')
+  assert again == result.metrics
+  overlays = sorted((tmp_path / 'eval' / 'eval' / '4' / 'overlays').iterdir())
+  assert len(overlays) == 2
+
+  # Prediction finds in the same files what evaluation found.
+  source = open_eval_source(real_config().data, checkpoints[0].metadata.categories)
+  predictor = Predictor.from_checkpoint(tmp_path / 'straight', score_threshold=0.0)
+  results = json.loads((result.folder / 'predictions.json').read_text())
+  for index, image_id in enumerate(source.image_ids):
+    [prediction] = predictor([source.path(index)])
+    expected = [entry for entry in results if entry['image_id'] == image_id]
+    assert len(expected) == len(prediction.scores) == 7
+    for entry, box, score in zip(
+      expected, prediction.boxes, prediction.scores, strict=True
+    ):
+      np.testing.assert_allclose(entry['score'], score, rtol=1e-5)
+      np.testing.assert_allclose(entry['bbox'][:2], box[:2], atol=2e-3)
