@@ -22,7 +22,7 @@ else
 endif
 
 RUN := $(VENV)/bin/python
-QUICKSTART := $(RUN) -m embedmask_jax.quickstart
+QUICKSTART := $(RUN) -m embedmask_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 # Two workers; the tests of one file stay together and share what they compile.
 PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --durations 10
 LOCK := -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \

@@ -182,6 +182,7 @@ def restore_latest(
   folder = epath.Path(workdir).resolve() / 'checkpoints'
   steps = list_steps(folder)
   state = None
+  corrupt: dict[int, CorruptCheckpointError] = {}
   for step in reversed(steps):
     try:
       stored = _open_step(folder / str(step))
@@ -189,13 +190,15 @@ def restore_latest(
         accept(stored)
         state = _read_state(stored, template)
     except CorruptCheckpointError as error:
-      logging.warning('%s; it is renamed to %d.corrupt', error, step)
-      _set_aside(folder / str(step))
+      corrupt[step] = error
   if steps and state is None:
     raise UserError(
       f'none of the {len(steps)} checkpoints in {folder} can be read; start in '
-      'another work folder'
+      f'another work folder. The newest: {corrupt[steps[-1]]}'
     )
+  for step, error in corrupt.items():
+    logging.warning('%s; it is renamed to %d.corrupt', error, step)
+    _set_aside(folder / str(step))
   return state
 
 
@@ -234,10 +237,10 @@ def _read_state(stored: StoredCheckpoint, template: TrainState) -> TrainState:
 def _open_step(folder: epath.Path) -> StoredCheckpoint:
   """Reads what a checkpoint says about itself; see `open_checkpoint`."""
   try:
-    content = json.loads((folder / 'metadata' / 'metadata.json').read_text())
+    content = dict(json.loads((folder / 'metadata' / 'metadata.json').read_text()))
     if (folder / 'metrics').exists():
       json.loads((folder / 'metrics' / 'metrics').read_text())
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, TypeError) as error:
     raise CorruptCheckpointError(
       f'{folder} is not a checkpoint of this program, or is damaged '
       f'({_first_line(error)})'

@@ -64,9 +64,9 @@ def _train(values: flags.FlagValues, argv: Sequence[str]) -> int:
   config = _read_config(argv)
   workdir = _required(values, 'workdir')
   _enable_compilation_cache(values.compilation_cache)
-  from embedmask_jax.train import train
+  from embedmask_jax.train import summary, train
 
-  train(config, workdir)
+  print(f'{Path(path).stem}: {summary(train(config, workdir))}', flush=True)
   return 0
 
 

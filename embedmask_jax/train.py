@@ -155,9 +155,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainResult:
       logging.info('all %d steps are done: evaluating', num_steps)
       folder = workdir / 'eval' / str(first_step)
       metrics = evaluator(_variables(state), folder, step=first_step, writer=writer)
-  result = TrainResult(int(state.step), metrics, folder, time.perf_counter() - start)
-  logging.info('%s', summary(result))
-  return result
+  return TrainResult(int(state.step), metrics, folder, time.perf_counter() - start)
 
 
 class StepReader:
@@ -208,15 +206,16 @@ class StepReader:
 
 def summary(result: TrainResult) -> str:
   """One line about the end of a run."""
-  text = f'step {result.step}'
-  for kind, name in (('segm', 'mask AP'), ('bbox', 'box AP')):
-    value = (result.metrics or {}).get(f'{kind}/AP')
-    if value is not None:
-      text += f', {name} {value:.3f}'
-  text += f', {result.seconds:.0f} s'
+  metrics = result.metrics or {}
+  scores = [
+    f'{name} {metrics[key]:.3f}'
+    for key, name in (('segm/AP', 'mask AP'), ('bbox/AP', 'box AP'))
+    if metrics.get(key) is not None
+  ]
+  parts = [*(scores or [f'step {result.step}']), f'{result.seconds:.0f} s']
   if result.folder:
-    text += f', overlays in {result.folder / "overlays"}'
-  return text
+    parts.append(f'overlays in {result.folder / "overlays"}')
+  return ', '.join(parts)
 
 
 def _is_multiple(done: int, interval: int) -> bool:

@@ -37,7 +37,6 @@ CONFIG_AWARE = (
   'main',
   'models.factory',
   'predict',
-  'quickstart',
   'train',
 )
 LAZY = ('torch',)  # Optional: inside a function only.
