@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
   # Each rung is a program of its own, and compiling one costs 30 steps.
   config.data.instance_ladder = (64, 128, 512)
 
-  config.train.steps = 800
+  config.train.steps = 600
   config.train.eval_every = 0
   config.train.checkpoint_every = 200
 

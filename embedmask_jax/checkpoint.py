@@ -196,8 +196,8 @@ def restore_latest(
       f'none of the {len(steps)} checkpoints in {folder} can be read; start in '
       f'another work folder. The newest: {corrupt[steps[-1]]}'
     )
-  for step, error in corrupt.items():
-    logging.warning('%s; it is renamed to %d.corrupt', error, step)
+  for step, reason in corrupt.items():
+    logging.warning('%s; it is renamed to %d.corrupt', reason, step)
     _set_aside(folder / str(step))
   return state
 

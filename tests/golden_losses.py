@@ -51,6 +51,7 @@ def check_losses(golden: GoldenSet, report: Report) -> None:
     if base == record:
       _compare_targets(report, record, arrays, batch, targets)
     if outputs is None:
+      _compare_nothing_chosen(report, record, arrays)
       continue
     chosen = _compare_chosen(report, record, arrays, batch, targets, outputs)
     head = golden.arrays(f'{record}_head') if base == record else arrays
@@ -70,24 +71,16 @@ def heads_of(golden: GoldenSet, record: str) -> tuple[str, HeadOutputs | None]:
     name = f'{record}_head'
     if not golden.has(f'{name}.npz'):
       return record, None
-    return record, _training_heads(golden.arrays(name), arrays)
+    return record, head_outputs(golden.arrays(name), is_in_pixels=False)
   match = re.match(r'(loss_\w+)_head with bbox_reg (replaced by|:= 0)', entry or '')
   if match is None:
     raise UserError(f'{record}.npz: loss_index.json does not say what it is made of')
   base = match[1]
-  outputs = _training_heads(golden.arrays(f'{base}_head'), golden.arrays(base))
+  outputs = head_outputs(golden.arrays(f'{base}_head'), is_in_pixels=False)
   regression = jnp.zeros_like(outputs.box_regression)
   if match[2] == 'replaced by':
     regression = flat(arrays.levels('bbox_reg'))
   return base, outputs.replace(box_regression=regression)
-
-
-def _training_heads(head: Arrays, arrays: Arrays) -> HeadOutputs:
-  outputs = head_outputs(head, is_in_pixels=False)
-  if 'points_per_level' in arrays:
-    shapes = level_shapes(canvas_of(arrays))
-    assert [h * w for h, w in shapes] == arrays['points_per_level'].tolist()
-  return outputs
 
 
 def _compare_targets(
@@ -115,11 +108,24 @@ def _compare_targets(
     'targets: centerness', record, centerness, arrays['centerness_targets']
   )
   report.compare('targets: counts', record, positive.sum(), arrays['n_pos'])
+  points = [rows * columns for rows, columns in level_shapes(canvas_of(arrays))]
+  report.compare('targets: counts', record, points, arrays['points_per_level'])
   total = normalisers(batch, targets)
   report.compare('targets: counts', record, total.num_positive, arrays['n_pos'])
   report.compare(
     'targets: centerness sum', record, total.centerness_sum, arrays['sum_centerness']
   )
+
+
+def _compare_nothing_chosen(report: Report, record: str, arrays: Arrays) -> None:
+  """Without a positive location nothing is chosen, whatever the heads say."""
+  if arrays['n_pos'] > 0:
+    return
+  for name, value in (('pos_index', -1), ('best_iou', -1), ('n_matched', 0)):
+    for key in arrays.names(rf'im\d+_{name}'):
+      expected = arrays[key]
+      found = np.full(len(expected), value)
+      report.compare('targets: chosen locations', record, found, expected)
 
 
 def _compare_chosen(

@@ -17,6 +17,7 @@ from golden_table import Report
 
 from embedmask_jax.errors import UserError
 from embedmask_jax.ops.locations import locations
+from embedmask_jax.postprocess import DetectionSettings
 from embedmask_jax.structures import Detections, HeadOutputs
 
 _NUMBER = r'([\d.]+)'
@@ -88,6 +89,7 @@ def check_post(golden: GoldenSet, report: Report) -> None:
     outputs = case.change(head_outputs(forward, is_in_pixels=True))
     sizes = Sizes.of(post, canvas_of(forward))
     found = detections_of(outputs, sizes, int(post['n_final'].max(initial=0)))
+    _compare_grid(report, record, post, sizes)
     allowed = decisions_in_doubt(report, record, post, _ROUNDING)
     compare_detections(
       report, 'from heads', record, outputs, found, post, sizes, allowed=allowed
@@ -101,6 +103,16 @@ def check_post(golden: GoldenSet, report: Report) -> None:
     ):
       error = max(int(np.abs(count - expected).max()) - allowed, 0)
       report.observe('detections from heads: numbers of candidates', record, error)
+
+
+def _compare_grid(report: Report, record: str, post: Arrays, sizes: Sizes) -> None:
+  """The stride-4 grid, and the threshold where the record has it."""
+  grid = [side // 4 for side in sizes.canvas]
+  report.compare('detections from heads: grid', record, grid, post['mask_grid_hw'])
+  if 'mask_threshold' in post:
+    threshold = np.log(DetectionSettings().mask_threshold)
+    quantity = 'detections from heads: threshold'
+    report.compare(quantity, record, threshold, post['mask_threshold'])
 
 
 def _compare_quoted(

@@ -150,7 +150,11 @@ for _kind, _boxes, _scores, _log_p in (
     f'detections {_kind}: masks': _PIXELS,
     f'detections {_kind}: mask areas': _PIXELS,
   }
-TOLERANCES['detections from heads: embeddings and margins'] = _EQUAL
+TOLERANCES |= {
+  'detections from heads: embeddings and margins': _EQUAL,
+  'detections from heads: grid': _EQUAL,
+  'detections from heads: threshold': Tolerance('absolute', 1e-7),
+}
 
 
 @dataclasses.dataclass

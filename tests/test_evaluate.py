@@ -139,7 +139,8 @@ def test_the_truth_scores_1_and_every_image_counts_once(
 
 def test_small_originals_get_the_small_output_canvas(config, oracle, tmp_path):
   source = open_eval_source(config.data, CATEGORIES)
-  Evaluator(None, source, config, data_mesh())({}, tmp_path / 'eval', step=7)
+  mesh = data_mesh(num_devices=1)
+  Evaluator(None, source, config, mesh)({}, tmp_path / 'eval', step=7)
   assert Counter(oracle) == {(64, 96): 4, (256, 256): 3}
 
 

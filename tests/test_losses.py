@@ -3,6 +3,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from synthetic import random_batch, tiny_model, tiny_variables
 
 from embedmask_jax.losses import (
   binary_cross_entropy,
@@ -15,7 +16,6 @@ from embedmask_jax.losses import (
 )
 from embedmask_jax.ops.locations import location_strides, locations
 from embedmask_jax.targets import assign_targets
-from synthetic import random_batch, tiny_model, tiny_variables
 
 CANVAS = (96, 128)
 
@@ -110,9 +110,7 @@ def test_mask_loss_is_the_mean_over_instances_whatever_the_chunk():
   def loss_of(chosen, chunk):
     return mask_loss(outputs, batch, chosen, spatial_dims=2, chunk=chunk)
 
-  each = [
-    loss_of(jnp.where(jnp.arange(4) == n, chosen, -1), chunk=2) for n in range(3)
-  ]
+  each = [loss_of(jnp.where(jnp.arange(4) == n, chosen, -1), chunk=2) for n in range(3)]
   for chunk in (1, 3, 8):
     loss = loss_of(chosen, chunk=chunk)
     np.testing.assert_allclose(loss, np.mean(each), rtol=1e-5)

@@ -34,7 +34,8 @@ def calls(monkeypatch):
       setattr(stand_in, function, record)
     monkeypatch.setitem(sys.modules, f'embedmask_jax.{name}', stand_in)
 
-  module('train', train=None)
+  module('train', train='result')
+  monkeypatch.setattr(sys.modules['embedmask_jax.train'], 'summary', str, raising=False)
   module('evaluate', evaluate_checkpoint=None)
   module('predict', predict_files=[])
   return made
@@ -67,7 +68,7 @@ def refused(capsys, *arguments):
   return lines[0]
 
 
-def test_train_gets_the_config_with_its_overrides(calls):
+def test_train_gets_the_config_with_its_overrides(calls, capsys):
   status = run(
     BASE,
     '--workdir=somewhere',
@@ -79,6 +80,7 @@ def test_train_gets_the_config_with_its_overrides(calls):
   assert status == 0
   [(name, (config, workdir), _)] = calls
   assert (name, workdir) == ('train', 'somewhere')
+  assert capsys.readouterr().out == 'base: result\n'
   assert config.train.steps == 7
   assert config.data.short_sides == (640, 800)
   assert config.model.stride_in_1x1 is False

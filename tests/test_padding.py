@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from synthetic import make_batch, rectangles, tiny_model, tiny_variables
 
 from embedmask_jax.losses import LOSS_NAMES, compute_losses, normalisers
 from embedmask_jax.ops.valid_area import location_mask
 from embedmask_jax.postprocess import DetectionSettings, detect
 from embedmask_jax.structures import Batch
 from embedmask_jax.targets import assign_targets
-from synthetic import make_batch, rectangles, tiny_model, tiny_variables
 
 SIZE = (90, 120)  # valid 96 x 128, so that P6 and P7 round up
 CANVASES = [(96, 128), (128, 224), (192, 256)]
@@ -66,9 +66,7 @@ def test_losses_and_gradients_do_not_depend_on_the_canvas(norm):
       np.testing.assert_allclose(other[name], losses[name], rtol=2e-5)
     norm_of = np.linalg.norm
     total_norm = optax.global_norm(reference)
-    for a, b in zip(
-      jax.tree.leaves(reference), jax.tree.leaves(gradient), strict=True
-    ):
+    for a, b in zip(jax.tree.leaves(reference), jax.tree.leaves(gradient), strict=True):
       # A bias before a norm has no gradient but for rounding.
       assert norm_of(a - b) < 5e-3 * norm_of(a) + 1e-6 * total_norm
 

@@ -1,7 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from synthetic import random_batch, tiny_model, tiny_variables
 
+from embedmask_jax.inference import make_inference, output_canvas
+from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.ops.locations import locations
 from embedmask_jax.postprocess import (
   DetectionSettings,
@@ -42,9 +46,7 @@ def outputs_with(proposals, num_classes=3) -> HeadOutputs:
 
 def select(outputs, **settings):
   size = jnp.asarray([CANVAS])
-  return select_proposals(
-    outputs, size, size, settings=DetectionSettings(**settings)
-  )
+  return select_proposals(outputs, size, size, settings=DetectionSettings(**settings))
 
 
 def test_best_first_and_suppression_within_the_class_only():
@@ -156,3 +158,34 @@ def test_chunking_changes_nothing():
   assert results[0].any()
   np.testing.assert_array_equal(results[0], results[1])
   np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_inference_compiles_once_per_output_canvas():
+  mesh = Mesh(np.asarray(jax.devices()[:1]), (DATA_AXIS,))
+  infer = make_inference(tiny_model(), DetectionSettings(max_detections=5), mesh)
+  variables = tiny_variables()
+  first = random_batch(0, [(96, 96), (50, 70)], (96, 96), [2, 1])
+  second = random_batch(1, [(64, 60), (96, 90)], (96, 96), [0, 3])
+  infer(variables, first, (96, 96))
+  compiled: list[float] = []
+
+  def note(event, seconds, **_):
+    if event == '/jax/core/compile/backend_compile_duration':
+      compiled.append(seconds)
+
+  jax.monitoring.register_event_duration_secs_listener(note)
+  try:
+    infer(variables, second, (96, 96))
+    assert not compiled
+    infer(variables, first, (128, 96))
+    assert len(compiled) == 1
+  finally:
+    jax.monitoring.clear_event_listeners()
+
+
+def test_output_canvas_is_the_smallest_that_holds_all():
+  ladder = ((640, 640), (1024, 1024))
+  assert output_canvas(np.asarray([[480, 640], [640, 427]]), ladder) == (640, 640)
+  assert output_canvas(np.asarray([[480, 641]]), ladder) == (1024, 1024)
+  # Larger than the ladder: a canvas of its own, sides rounded up.
+  assert output_canvas(np.asarray([[700, 3000]]), ladder) == (1024, 3072)

@@ -1,10 +1,10 @@
 import jax
 import numpy as np
+from synthetic import make_batch, random_batch
 
 from embedmask_jax.ops.bits import unpack_bits
 from embedmask_jax.ops.locations import location_strides, locations
 from embedmask_jax.targets import assign_targets
-from synthetic import make_batch, random_batch
 
 assign = jax.jit(assign_targets)
 RANGES = {8: (-1, 64), 16: (64, 128), 32: (128, 256), 64: (256, 512), 128: (512, 1e9)}
@@ -15,8 +15,8 @@ def assign_one(x, y, stride, on_mask, boxes, valid):
   best, best_area = -1, np.inf
   for n, (x1, y1, x2, y2) in enumerate(boxes):
     cx, cy, r = (x1 + x2) / 2, (y1 + y2) / 2, 1.5 * stride
-    in_centre = (
-      max(cx - r, x1) < x < min(cx + r, x2) and max(cy - r, y1) < y < min(cy + r, y2)
+    in_centre = max(cx - r, x1) < x < min(cx + r, x2) and max(cy - r, y1) < y < min(
+      cy + r, y2
     )
     low, high = RANGES[stride]
     in_range = low <= max(x - x1, y - y1, x2 - x, y2 - y) <= high
@@ -43,9 +43,7 @@ def test_every_location_follows_the_rule():
     np.testing.assert_array_equal(targets.matched[b], expected)
     positive = np.asarray(expected) >= 0
     matched = np.asarray(expected)[positive]
-    np.testing.assert_array_equal(
-      targets.labels[b][positive], batch.labels[b][matched]
-    )
+    np.testing.assert_array_equal(targets.labels[b][positive], batch.labels[b][matched])
     assert (targets.labels[b][~positive] == -1).all()
     boxes, at = batch.boxes[b][matched], points[positive]
     sides = np.concatenate([at - boxes[:, :2], boxes[:, 2:] - at], axis=1)
@@ -57,9 +55,7 @@ def test_every_location_follows_the_rule():
       * np.minimum(top, bottom)
       / np.maximum(top, bottom)
     )
-    np.testing.assert_allclose(
-      targets.centerness[b][positive], centerness, rtol=1e-6
-    )
+    np.testing.assert_allclose(targets.centerness[b][positive], centerness, rtol=1e-6)
 
 
 def test_smallest_area_wins_and_the_first_of_equals():

@@ -22,7 +22,7 @@ from embedmask_jax.devices import check_batch_size
 from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import evaluate_checkpoint
 from embedmask_jax.predict import Predictor
-from embedmask_jax.train import NonFiniteLossError, train
+from embedmask_jax.train import NonFiniteLossError, summary, train
 from embedmask_jax.train_state import TrainState
 
 
@@ -157,7 +157,8 @@ def test_a_run_leaves_what_it_says(toy, tmp_path, caplog):
   np.testing.assert_allclose(rates, [0.01 / 3, 0.01, 0.01, 0.001])
   assert 'starting from scratch (seed 0)' in caplog.text
   assert '5 images' in caplog.text
-  assert 'mask AP 0.100, box AP 0.500' in caplog.text
+  assert summary(result).startswith('mask AP 0.100, box AP 0.500, ')
+  assert summary(result).endswith(f' s, overlays in {result.folder}/overlays')
 
 
 def test_same_seed_same_bits_and_other_seed_others(toy, tmp_path):
@@ -325,6 +326,7 @@ def test_init_checkpoint_of_other_classes_keeps_the_class_logits_initial(
   config.init.checkpoint = str(tmp_path / 'first')
   result = train(config, tmp_path / 'second')
   assert result.metrics is None
+  assert summary(result).startswith('step 1, ')
   assert 'this run is not evaluated' in caplog.text
   assert '6 classes and the data 1: the class logits are left at' in caplog.text
   stored = open_checkpoint(tmp_path / 'second')

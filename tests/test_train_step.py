@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
+from synthetic import random_batch, tiny_model, tiny_variables
 
 from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.train_state import create_train_state
 from embedmask_jax.train_step import make_train_step
-from synthetic import random_batch, tiny_model, tiny_variables
 
 CANVAS = (96, 96)
 # An update is the gradient, so that comparing parameters compares gradients.

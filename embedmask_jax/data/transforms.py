@@ -13,6 +13,8 @@ from embedmask_jax.ops.locations import level_shapes
 
 Arrays = dict[str, np.ndarray]
 
+_STRIP_BYTES = 1 << 17
+
 
 def empty_batch(batch_size: int, canvas: tuple[int, int], num_instances: int) -> Arrays:
   """The fields of `structures.Batch`, with rows that only fill the batch.
@@ -52,8 +54,7 @@ def fill_image(
     view: how to show the image.
     index: becomes `image_index`.
   """
-  height, width = view.image_size
-  batch['images'][row, :height, :width] = np.asarray(show(image, view))
+  _write_pixels(batch['images'][row], cut_out(image, view), view.is_flipped)
   batch['image_size'][row] = view.image_size
   batch['valid_size'][row] = view.valid_size
   batch['original_size'][row] = image.height, image.width
@@ -61,11 +62,11 @@ def fill_image(
   batch['example_valid'][row] = True
 
 
-def show(image: Image.Image, view: View) -> Image.Image:
-  """Resizes an image with Pillow's bilinear filter, mirrors it and cuts the window out.
+def cut_out(image: Image.Image, view: View) -> Image.Image:
+  """Resizes an image with Pillow's bilinear filter and cuts the view's window out.
 
-  Only the window is computed. Without a cut this is, bit for bit, what resizing and
-  then mirroring the whole image gives; with one, but for rounding.
+  Only the window is computed, and not yet mirrored. Without a cut the result is bit
+  for bit the resized image; with one, but for rounding.
   """
   top, left, height, width = view.window
   if view.is_flipped:
@@ -88,9 +89,22 @@ def show(image: Image.Image, view: View) -> Image.Image:
         min((top + height) * scale_y, image.height),
       ),
     )
-  if view.is_flipped:
-    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
   return image
+
+
+def _write_pixels(target: np.ndarray, image: Image.Image, is_flipped: bool) -> None:
+  """Copies an RGB image, mirrored if wanted, into the corner of uint8 [H, W, 3].
+
+  In strips that stay in the cache: as a whole, Pillow hands pixels over by way of
+  memory fresh from the system, which took a third of the time of an example.
+  """
+  rows = max(_STRIP_BYTES // (3 * image.width), 1)
+  for top in range(0, image.height, rows):
+    bottom = min(top + rows, image.height)
+    strip = image.crop((0, top, image.width, bottom))
+    if is_flipped:
+      strip = strip.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    target[top:bottom, : image.width] = np.asarray(strip)
 
 
 def show_boxes(

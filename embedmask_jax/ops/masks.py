@@ -43,7 +43,9 @@ def mask_log_probability(
   free = pixel[..., spatial_dims:].reshape(rows * columns, dims - spatial_dims)
   free_proposal = proposal[:, spatial_dims:]
   free_margin = margin[:, spatial_dims:]
-  pixel_terms = jnp.concatenate([free**2, free, jnp.ones((rows * columns, 1), free.dtype)], axis=-1)
+  pixel_terms = jnp.concatenate(
+    [free**2, free, jnp.ones((rows * columns, 1), free.dtype)], axis=-1
+  )
   proposal_terms = jnp.concatenate(
     [
       free_margin,

@@ -8,7 +8,13 @@ from PIL import Image
 
 from embedmask_jax.data.image_source import ImageRecord
 from embedmask_jax.data.masks import pack_masks
-from embedmask_jax.data.transforms import empty_batch, fill_example, show, show_boxes
+from embedmask_jax.data.transforms import (
+  cut_out,
+  empty_batch,
+  fill_example,
+  fill_image,
+  show_boxes,
+)
 from embedmask_jax.data.views import View, whole_view
 from embedmask_jax.structures import Batch
 
@@ -155,10 +161,24 @@ def test_image_smaller_than_the_crop_is_padded():
   assert row['image_size'].tolist() == [20, 48]
 
 
-def test_window_at_the_far_corner():
+@pytest.mark.parametrize('is_flipped', [False, True])
+def test_window_at_the_far_corner(is_flipped):
   image = Image.fromarray(noise(np.random.default_rng(3), (41, 53)))
   for resized in [(97, 131), (23, 29), (41, 53)]:
     height, width = resized
-    for is_flipped in (False, True):
-      view = View(resized, is_flipped, (height - 9, width - 11, 9, 11), (32, 32), True)
-      assert show(image, view).size == (11, 9)
+    view = View(resized, is_flipped, (height - 9, width - 11, 9, 11), (32, 32), True)
+    assert cut_out(image, view).size == (11, 9)
+
+
+@pytest.mark.parametrize('is_flipped', [False, True])
+@pytest.mark.parametrize('width', [1, 50, 400, 2000])
+def test_pixels_arrive_whatever_the_size(width, is_flipped):
+  pixels = np.random.default_rng(0).integers(0, 256, (333, width, 3), np.uint8)
+  canvas = (352, -(-width // 32) * 32)
+  batch = empty_batch(2, canvas, 1)
+  view = whole_view((333, width), canvas, is_flipped=is_flipped)
+  fill_image(batch, 1, Image.fromarray(pixels), view, 4)
+  want = np.zeros((*canvas, 3), np.uint8)
+  want[:333, :width] = pixels[:, ::-1] if is_flipped else pixels
+  np.testing.assert_array_equal(batch['images'][1], want)
+  assert not batch['images'][0].any()

@@ -7,7 +7,9 @@ from embedmask_jax.ops.masks import mask_log_probability, window_mask
 
 
 def directly(pixel, proposal, margin):
-  difference = pixel.astype(np.float64)[None] - proposal.astype(np.float64)[:, None, None]
+  difference = (
+    pixel.astype(np.float64)[None] - proposal.astype(np.float64)[:, None, None]
+  )
   return -np.sum(margin.astype(np.float64)[:, None, None] * difference**2, axis=-1)
 
 
