@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.models.heads import SPATIAL_DIMS
 from embedmask_jax.postprocess import DetectionSettings, detect
-from embedmask_jax.structures import Array, Batch, Detections
+from embedmask_jax.structures import Array, Batch, Detections, HeadOutputs
 
 # Sides of output canvases beyond the ladder are multiples of this many pixels.
 OVERSIZE_STEP = 1024
@@ -42,7 +43,10 @@ def make_inference(
     *,
     output_canvas: tuple[int, int],
   ) -> Detections:
-    outputs = model.apply(variables, images, image_size, valid_size, train=False)
+    outputs = cast(
+      HeadOutputs,
+      model.apply(variables, images, image_size, valid_size, train=False),
+    )
     return detect(
       outputs,
       image_size,

@@ -105,7 +105,7 @@ def make_train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = {f'loss/{name}': value for name, value in losses.items()}
     metrics['loss'] = sum(losses.values())
-    metrics['grad_norm'] = optax.global_norm(grads)
+    metrics['grad_norm'] = optax.tree.norm(grads)
     metrics['num_positive'] = total.num_positive
     new_state = TrainState(
       step=state.step + 1,

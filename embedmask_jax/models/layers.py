@@ -26,7 +26,7 @@ class Conv(nn.Conv):
   """
 
   def __call__(self, features: Array, size: Array) -> Array:  # type: ignore[override]
-    if max(self.kernel_size) > 1:
+    if self.kernel_size != (1, 1):
       features = clear_outside(features, size)
     return super().__call__(features)
 
