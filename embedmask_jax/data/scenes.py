@@ -59,12 +59,14 @@ class SceneSettings:
     min_object_size: longer side of the smallest objects in pixels. Thin ones are
       drawn larger, so that they show MIN_VISIBLE_AREA pixels.
     max_object_share: longer side of the largest objects, as a share of the picture's.
+    max_turn: degrees by which an object leans to either side at most.
   """
 
   min_objects: int = 3
   max_objects: int = 7
   min_object_size: float = 12.0
   max_object_share: float = 0.5
+  max_turn: float = 30.0
 
 
 def make_scene(
@@ -96,7 +98,7 @@ def make_scene(
   full_areas: list[int] = []
   for size in sizes:
     label = int(rng.integers(len(CLASS_NAMES)))
-    sprite = _make_sprite(rng, label, float(size), largest)
+    sprite = _make_sprite(rng, label, float(size), largest, settings.max_turn)
     place = _find_place(rng, sprite, masks, full_areas, side)
     if place is None:
       continue
@@ -113,11 +115,12 @@ def make_scene(
 
 
 def _make_sprite(
-  rng: np.random.Generator, label: int, size: float, largest: float
+  rng: np.random.Generator, label: int, size: float, largest: float, max_turn: float
 ) -> scene_drawing.Sprite:
   """An object of the class, enlarged where it would have too few pixels."""
   shape = scene_shapes.SHAPES[CLASS_NAMES[label]](rng)
-  angle, is_mirrored = rng.uniform(0, 2 * np.pi), bool(rng.random() < 0.5)
+  angle = np.radians(rng.uniform(-max_turn, max_turn))
+  is_mirrored = bool(rng.random() < 0.5)
   while True:
     sprite = scene_drawing.make_sprite(shape, size, angle, is_mirrored)
     if sprite.mask.sum() >= 1.2 * MIN_VISIBLE_AREA or size >= largest:
