@@ -14,7 +14,7 @@ from configs import base
 def get_config() -> ConfigDict:
   config = base.get_config()
   config.model.backbone = 'resnet18'
-  config.model.backbone_width = 24
+  config.model.backbone_width = 32
   config.model.norm = 'group'
   config.model.frozen_stages = 0
   config.model.fpn_channels = 64
@@ -23,12 +23,15 @@ def get_config() -> ConfigDict:
   config.model.pixel_std = (58.0, 57.0, 57.0)
 
   config.data.generated.enabled = True
-  config.data.short_sides = (192,)
-  config.data.long_side = 192
-  config.data.eval_short_side = 192
+  config.data.generated.train_images = 600
+  config.data.short_sides = (256,)
+  config.data.long_side = 256
+  config.data.eval_short_side = 256
+  config.data.instance_ladder = (16, 32)
 
-  config.train.batch_size = 8
-  config.train.steps = 600
+  # More updates of small batches go further than fewer of large ones this early.
+  config.train.batch_size = 4
+  config.train.steps = 700
   config.train.eval_every = 0
   config.train.checkpoint_every = 200
 

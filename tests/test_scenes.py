@@ -143,7 +143,7 @@ def test_colours_do_not_tell_the_class(some_scenes):
   assert spread(labels) < 1.7 * np.quantile(by_chance, 0.95)
 
 
-@pytest.mark.parametrize('name', ['doughnut', 'key', 'mug'])
+@pytest.mark.parametrize('name', ['button', 'key', 'mug'])
 def test_holes_show_what_lies_behind(name):
   shape = scene_shapes.SHAPES[name](np.random.default_rng(3))
   mask = scene_drawing.make_sprite(shape, 80.0, 1.0, True).mask

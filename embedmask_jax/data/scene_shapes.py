@@ -59,23 +59,23 @@ def _normalised(silhouette: list, details: list) -> Shape:
   )
 
 
-def _doughnut(rng: np.random.Generator) -> Shape:
-  hole = rng.uniform(0.17, 0.25)
-  angles = np.linspace(0, 2 * np.pi, 96)
-  waves = rng.integers(6, 10)
-  radius = 0.41 + 0.025 * np.sin(waves * angles + rng.uniform(0, 6))
-  icing = np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
-  rim = _ellipse(0, 0, hole + 0.035, hole + 0.035)
-  details = [(icing, 'accent'), (rim, 'dark')]
-  for _ in range(rng.integers(0, 22)):
-    angle, turn = rng.uniform(0, 2 * np.pi, 2)
-    distance = rng.uniform(hole + 0.07, 0.37)
-    x, y = distance * np.cos(angle), distance * np.sin(angle)
-    dx, dy = 0.025 * np.cos(turn), 0.025 * np.sin(turn)
-    tone = 'light' if rng.random() < 0.7 else 'dark'
-    details.append((_segment(x - dx, y - dy, x + dx, y + dy, 0.025), tone))
+def _button(rng: np.random.Generator) -> Shape:
+  distance, hole = rng.uniform(0.17, 0.21), rng.uniform(0.065, 0.085)
+  turn = rng.uniform(0, np.pi / 2)
+  holes = [
+    (distance * np.cos(angle), distance * np.sin(angle))
+    for angle in turn + np.arange(4) * np.pi / 2
+  ]
+  rim, face = rng.uniform(0.42, 0.45), rng.uniform(0.32, 0.36)
+  details = [
+    (_ellipse(0, 0, rim, rim, points=96), 'dark'),
+    (_ellipse(0, 0, rim - 0.02, rim - 0.02, points=96), 'accent'),
+    (_ellipse(0, 0, face, face, points=96), 'base'),
+  ]
+  details += [(_ellipse(x, y, hole + 0.025, hole + 0.025), 'dark') for x, y in holes]
   outline = _ellipse(0, 0, 0.5, 0.5, points=96)
-  return _normalised([(outline, True), (_ellipse(0, 0, hole, hole), False)], details)
+  cuts = [(_ellipse(x, y, hole, hole), False) for x, y in holes]
+  return _normalised([(outline, True), *cuts], details)
 
 
 def _star(rng: np.random.Generator) -> Shape:
@@ -203,7 +203,7 @@ def _umbrella(rng: np.random.Generator) -> Shape:
 
 # Class name -> function of a generator, in the order of the category ids 1, 2, ...
 SHAPES: dict[str, Callable[[np.random.Generator], Shape]] = {
-  'doughnut': _doughnut,
+  'button': _button,
   'fish': _fish,
   'key': _key,
   'mug': _mug,
