@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
 
   # More updates of small batches go further than fewer of large ones this early.
   config.train.batch_size = 4
-  config.train.steps = 700
+  config.train.steps = 750
   config.train.eval_every = 0
   config.train.checkpoint_every = 200
 

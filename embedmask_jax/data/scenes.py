@@ -66,7 +66,7 @@ class SceneSettings:
   max_objects: int = 7
   min_object_size: float = 12.0
   max_object_share: float = 0.5
-  max_turn: float = 30.0
+  max_turn: float = 20.0
 
 
 def make_scene(
@@ -90,7 +90,7 @@ def make_scene(
   count = rng.integers(settings.min_objects, settings.max_objects + 1)
   largest = max(settings.max_object_share * side, settings.min_object_size)
   # More large objects than small ones, and these on top, so that they show.
-  spread = np.sort(rng.uniform(size=count) ** 0.35)[::-1]
+  spread = np.sort(rng.uniform(size=count) ** 0.25)[::-1]
   sizes = settings.min_object_size * (largest / settings.min_object_size) ** spread
 
   masks: list[np.ndarray] = []
