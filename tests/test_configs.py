@@ -104,7 +104,7 @@ QUICKSTART = {
   'train.batch_size': 4,
   'train.checkpoint_every': 200,
   'train.eval_every': 0,
-  'train.steps': 700,
+  'train.steps': 750,
 }
 NUCLEI = {
   'data.crop_size': (256, 256),

@@ -89,8 +89,10 @@ def make_scene(
   light = (float(np.cos(direction)), float(np.sin(direction)))
   count = rng.integers(settings.min_objects, settings.max_objects + 1)
   largest = max(settings.max_object_share * side, settings.min_object_size)
-  # More large objects than small ones, and these on top, so that they show.
-  spread = np.sort(rng.uniform(size=count) ** 0.25)[::-1]
+  # One in ten is small and the others rather large; small ones go on top, to show.
+  spread = rng.uniform(size=count)
+  spread = np.where(rng.random(count) < 0.1, 0.3 * spread, spread**0.25)
+  spread = np.sort(spread)[::-1]
   sizes = settings.min_object_size * (largest / settings.min_object_size) ** spread
 
   masks: list[np.ndarray] = []
