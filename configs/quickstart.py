@@ -23,17 +23,17 @@ def get_config() -> ConfigDict:
   config.model.pixel_std = (58.0, 57.0, 57.0)
 
   config.data.generated.enabled = True
-  config.data.generated.train_images = 600
+  config.data.generated.train_images = 800
   config.data.short_sides = (256,)
   config.data.long_side = 256
   config.data.eval_short_side = 256
   config.data.instance_ladder = (16, 32)
 
   # More updates of small batches go further than fewer of large ones this early.
-  config.train.batch_size = 4
-  config.train.steps = 750
+  config.train.batch_size = 2
+  config.train.steps = 2000
   config.train.eval_every = 0
-  config.train.checkpoint_every = 200
+  config.train.checkpoint_every = 500
 
   config.optim.name = 'adamw'
   config.optim.learning_rate = 2e-3

@@ -77,7 +77,7 @@ R101_MS_3X = {
 QUICKSTART = {
   'data.eval_short_side': 256,
   'data.generated.enabled': True,
-  'data.generated.train_images': 600,
+  'data.generated.train_images': 800,
   'data.instance_ladder': (16, 32),
   'data.long_side': 256,
   'data.short_sides': (256,),
@@ -101,10 +101,10 @@ QUICKSTART = {
   'optim.warmup_factor': 0.1,
   'optim.warmup_steps': 50,
   'optim.weight_decay': 0.01,
-  'train.batch_size': 4,
-  'train.checkpoint_every': 200,
+  'train.batch_size': 2,
+  'train.checkpoint_every': 500,
   'train.eval_every': 0,
-  'train.steps': 750,
+  'train.steps': 2000,
 }
 NUCLEI = {
   'data.crop_size': (256, 256),

@@ -62,11 +62,11 @@ class SceneSettings:
     max_turn: degrees by which an object leans to either side at most.
   """
 
-  min_objects: int = 3
-  max_objects: int = 7
+  min_objects: int = 2
+  max_objects: int = 6
   min_object_size: float = 12.0
   max_object_share: float = 0.5
-  max_turn: float = 20.0
+  max_turn: float = 15.0
 
 
 def make_scene(
