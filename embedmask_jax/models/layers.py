@@ -110,14 +110,41 @@ class GroupNorm(nn.Module):
     return (centred * (inverse * scale) + bias).astype(self.dtype)
 
 
-class BatchNorm(nn.BatchNorm):
-  """Batch norm over the valid areas of the whole global batch."""
+class BatchNorm(nn.Module):
+  """Batch norm (arXiv 1502.03167) over the valid areas of the whole global batch.
 
-  def __call__(  # type: ignore[override]
-    self, features: Array, size: Array, *, train: bool
-  ) -> Array:
-    mask = area_mask(features.shape[1:3], size)[..., None]
-    return super().__call__(features, use_running_average=not train, mask=mask)
+  Flax's own averages the devices' means; with valid areas of different sizes only
+  sums and counts give the statistics of the whole. The running variance is the
+  unbiased one.
+  """
+
+  axis_name: str | None = None
+  momentum: float = 0.9
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, features: Array, size: Array, *, train: bool) -> Array:
+    channels = features.shape[-1:]
+    scale = self.param('scale', nn.initializers.ones, channels)
+    bias = self.param('bias', nn.initializers.zeros, channels)
+    zeros, ones = jnp.zeros(channels), jnp.ones(channels)
+    running_mean = self.variable('batch_stats', 'mean', lambda: zeros)
+    running_var = self.variable('batch_stats', 'var', lambda: ones)
+    x = at_least_float32(features)
+    mean, var = running_mean.value, running_var.value
+    if train:
+      mask = area_mask(features.shape[1:3], size)[..., None]
+      count = self._total(jnp.sum(mask, dtype=x.dtype))
+      mean = self._total(jnp.sum(jnp.where(mask, x, 0), axis=(0, 1, 2))) / count
+      squares = jnp.where(mask, x - mean, 0) ** 2
+      var = self._total(jnp.sum(squares, axis=(0, 1, 2))) / count
+      unbiased = var * count / jnp.maximum(count - 1, 1)
+      for running, value in ((running_mean, mean), (running_var, unbiased)):
+        running.value = self.momentum * running.value + (1 - self.momentum) * value
+    return ((x - mean) * (jax.lax.rsqrt(var + 1e-5) * scale) + bias).astype(self.dtype)
+
+  def _total(self, x: Array) -> Array:
+    return x if self.axis_name is None else jax.lax.psum(x, self.axis_name)
 
 
 def norm(
@@ -142,6 +169,4 @@ def norm(
     return FrozenBatchNorm(dtype=dtype, name=name)
   if kind == 'group':
     return GroupNorm(groups=math.gcd(32, channels), dtype=dtype, name=name)
-  return BatchNorm(
-    momentum=0.9, epsilon=1e-5, dtype=dtype, axis_name=axis_name, name=name
-  )
+  return BatchNorm(axis_name=axis_name, dtype=dtype, name=name)
