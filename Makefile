@@ -47,8 +47,9 @@ quickstart: $(installed)
 test: $(installed)
 	$(PYTEST) -m 'not slow'
 
+# These run long enough to earn the compiler's optimisations.
 test-slow: $(installed)
-	$(PYTEST) -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m slow
 
 lint: $(installed)
 	$(RUN) -m ruff check .
