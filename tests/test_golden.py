@@ -41,19 +41,13 @@ def test_one_whole_forward():
 
 
 @pytest.mark.slow
-def test_whole_local_set():
-  report = golden_check.check_folder(LOCAL)
-  assert report.passed, str(report)
-  assert not [note for note in report.notes if '(unknown)' in note]
-
-
-@pytest.mark.slow
-def test_public_set():
+@pytest.mark.parametrize('folder', [LOCAL, PUBLIC], ids=['local', 'public'])
+def test_sets(folder):
   """All but the gradients of the parameters and the trajectories."""
-  if not PUBLIC.is_dir():
-    pytest.skip(f'{PUBLIC} is not there')
+  if not folder.is_dir():
+    pytest.skip(f'{folder} is not there')
   names = set(golden_check.CHECKS) - {'parameter gradients', 'trajectories'}
-  report = golden_check.check_folder(PUBLIC, sorted(names))
+  report = golden_check.check_folder(folder, sorted(names))
   assert report.passed, str(report)
 
 
