@@ -3,22 +3,28 @@
 Reads the authors' 2021 checkpoints and ImageNet backbones, writes our parameters
 in the authors' layout. Every tensor is accounted for, and a file that lacks what
 the network needs is refused, where the original silently left such tensors at
-their initial values.
+their initial values. Where the files are to be had: docs/weights.md.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from embedmask_jax.errors import UserError
 from embedmask_jax.weights.authors import export_authors, import_authors
 from embedmask_jax.weights.backbones import import_backbone
-from embedmask_jax.weights.files import read_weights, write_torch
+from embedmask_jax.weights.files import read_weights
 from embedmask_jax.weights.report import WeightReport
-from embedmask_jax.weights.tree import get_leaf, has_leaf, leaf_paths
+from embedmask_jax.weights.tree import (
+  copy_tree,
+  get_leaf,
+  has_leaf,
+  leaf_paths,
+  set_leaf,
+)
 
 __all__ = [
   'WeightReport',
@@ -27,8 +33,6 @@ __all__ = [
   'import_backbone',
   'import_weights',
   'read_weights',
-  'run_export',
-  'run_import',
 ]
 
 
@@ -36,6 +40,8 @@ def import_weights(
   path: str | Path,
   variables: Mapping[str, Any],
   model_settings: Mapping[str, Any],
+  *,
+  may_replace_classes: bool = False,
 ) -> tuple[dict[str, Any], WeightReport]:
   """Reads a weight file into a model, whichever kind of file it is.
 
@@ -44,6 +50,8 @@ def import_weights(
     variables: initial {'params', 'batch_stats'} of the model (arrays or shapes; for
       a backbone, the arrays that the rest of the network keeps).
     model_settings: the config's `model` fields by name.
+    may_replace_classes: where the file is for another number of classes, take the
+      class logits of `variables` instead of refusing it.
 
   Returns:
     The model's variables with the file's weights, and the account.
@@ -57,6 +65,8 @@ def import_weights(
     if any('backbone.body.' in name for name in tensors):
       imported, report = import_authors(tensors)
       _check_settings(report.settings, model_settings)
+      if may_replace_classes:
+        imported, report = _with_fitting_classes(imported, variables, report)
       _check_same_shapes(imported, variables)
     else:
       imported, report = import_backbone(tensors, variables)
@@ -66,47 +76,27 @@ def import_weights(
   return imported, report
 
 
-def run_import(
-  path: str | Path,
-  output: str | Path,
-  *,
-  variables: Mapping[str, Any],
-  model_settings: Mapping[str, Any],
-  save: Callable[[str | Path, dict[str, Any]], None],
-) -> WeightReport:
-  """The command: weight file to checkpoint of ours, with the account on the log.
-
-  Args:
-    path: see `import_weights`.
-    output: where the checkpoint goes.
-    variables: see `import_weights`.
-    model_settings: see `import_weights`.
-    save: writes variables as a checkpoint of ours to `output`.
-
-  Raises:
-    UserError: see `import_weights`.
-  """
-  imported, report = import_weights(path, variables, model_settings)
-  for line in report.table().splitlines():
-    logging.info('%s', line)
-  save(output, imported)
-  logging.info('%s -> %s: %s', path, output, report.summary().splitlines()[0])
-  return report
-
-
-def run_export(variables: Mapping[str, Any], path: str | Path) -> None:
-  """Writes our variables as a checkpoint that the authors' code loads.
-
-  Args:
-    variables: {'params', 'batch_stats'} of a 2021 model with frozen batch norm.
-    path: `.pth` file to write.
-
-  Raises:
-    UserError: the model has no place in their layout, or PyTorch is absent.
-  """
-  state_dict = export_authors(variables)
-  write_torch(path, state_dict)
-  logging.info("%s: %d tensors in the authors' layout", path, len(state_dict))
+def _with_fitting_classes(
+  imported: dict[str, Any], variables: Mapping[str, Any], report: WeightReport
+) -> tuple[dict[str, Any], WeightReport]:
+  """Puts the class logits of `variables` in where the numbers of classes differ."""
+  path = ('params', 'head', 'class_logits')
+  found, own = get_leaf(imported, path), get_leaf(variables, path)
+  if np.shape(found['bias']) == np.shape(own['bias']):
+    return imported, report
+  imported = copy_tree(imported)
+  set_leaf(imported, path, own)
+  names = {f'head/class_logits/{name}' for name in own}
+  reason = f'for {len(found["bias"])} classes instead of {len(own["bias"])}'
+  return imported, dataclasses.replace(
+    report,
+    mapped=tuple(pair for pair in report.mapped if pair[1] not in names),
+    unused=(
+      *report.unused,
+      *((name, reason) for name, ours in report.mapped if ours in names),
+    ),
+    untouched=(*report.untouched, *sorted(names)),
+  )
 
 
 def _check_same_shapes(

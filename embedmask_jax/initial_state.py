@@ -86,7 +86,9 @@ def read_initial_variables(path: str, metadata: Metadata, variables: dict) -> di
     UserError: it cannot be read, or does not fit.
   """
   if Path(path).is_file():
-    imported, report = import_weights(path, variables, metadata.config.model)
+    imported, report = import_weights(
+      path, variables, metadata.config.model, may_replace_classes=True
+    )
     logging.info('starting from %s: %s', path, report.summary())
     return imported
   stored = open_checkpoint(path)

@@ -6,12 +6,17 @@
              [--config.data.eval.annotations=A.json --config.data.eval.images=DIR]
   predict  python -m embedmask_jax.main --mode=predict
              --checkpoint=WORKDIR_OR_CHECKPOINT --images=FILE_OR_FOLDER --output=DIR
+  import   python -m embedmask_jax.main --mode=import --config=configs/NAME.py
+             --weights=FILE --output=WORKDIR
+  export   python -m embedmask_jax.main --mode=export
+             --checkpoint=WORKDIR_OR_CHECKPOINT --output=FILE.pth
 
 Training goes on from the newest checkpoint of the work folder. Evaluation and
 prediction take the config that is stored in the checkpoint; fields are changed with
---config.part.field=value, and --config=FILE replaces its parts data and eval. All
-fields are listed in configs/base.py. Exit status: 0, or 2 after a user's mistake,
-which is told in one line.
+--config.part.field=value, and --config=FILE replaces its parts data and eval. Import
+reads a weight file of the authors or an ImageNet backbone, export writes a checkpoint
+in the authors' layout. All fields are listed in configs/base.py. Exit status: 0, or 2
+after a user's mistake, which is told in one line.
 """
 
 import logging
@@ -20,7 +25,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from absl import logging as absl_logging
@@ -28,6 +33,9 @@ from ml_collections import ConfigDict, config_flags
 
 from embedmask_jax.config import check_names, differences, validate_config
 from embedmask_jax.errors import UserError
+
+if TYPE_CHECKING:
+  from embedmask_jax.checkpoint import StoredCheckpoint
 
 USER_MISTAKE = 2
 INTERRUPTED = 130
@@ -46,9 +54,7 @@ def run(argv: Sequence[str]) -> int:
     values = _parse(_define_flags(), argv, ignore_config=True)
     # Workers of the data pipeline ask whether the process has parsed its flags.
     flags.FLAGS.mark_as_parsed()
-    return {'train': _train, 'eval': _evaluate, 'predict': _predict}[values.mode](
-      values, argv
-    )
+    return _COMMANDS[values.mode](values, argv)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return USER_MISTAKE
@@ -58,10 +64,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _train(values: flags.FlagValues, argv: Sequence[str]) -> int:
-  path = _config_path(argv)
-  if path is None:
-    raise UserError('--config is missing; such as --config=configs/quickstart.py')
-  config = _read_config(argv)
+  path, config = _required_config(argv)
   workdir = _required(values, 'workdir')
   _enable_compilation_cache(values.compilation_cache)
   from embedmask_jax.train import summary, train
@@ -71,15 +74,9 @@ def _train(values: flags.FlagValues, argv: Sequence[str]) -> int:
 
 
 def _evaluate(values: flags.FlagValues, argv: Sequence[str]) -> int:
-  checkpoint = values.checkpoint or values.workdir
-  if not checkpoint:
-    raise UserError(
-      '--checkpoint is missing; a work folder or WORKDIR/checkpoints/STEP'
-    )
-  from embedmask_jax.checkpoint import open_checkpoint
+  stored = _stored_checkpoint(values)
   from embedmask_jax.evaluate import evaluate_checkpoint
 
-  stored = open_checkpoint(checkpoint)
   config = _stored_or_given_config(stored.metadata.config, argv)
   _enable_compilation_cache(values.compilation_cache)
   evaluate_checkpoint(stored, config, workdir=values.workdir)
@@ -87,16 +84,10 @@ def _evaluate(values: flags.FlagValues, argv: Sequence[str]) -> int:
 
 
 def _predict(values: flags.FlagValues, argv: Sequence[str]) -> int:
-  checkpoint = values.checkpoint or values.workdir
-  if not checkpoint:
-    raise UserError(
-      '--checkpoint is missing; a work folder or WORKDIR/checkpoints/STEP'
-    )
   images, output = _required(values, 'images'), _required(values, 'output')
-  from embedmask_jax.checkpoint import open_checkpoint
+  stored = _stored_checkpoint(values)
   from embedmask_jax.predict import predict_files
 
-  stored = open_checkpoint(checkpoint)
   config = _stored_or_given_config(stored.metadata.config, argv)
   _enable_compilation_cache(values.compilation_cache)
   unreadable = predict_files(
@@ -109,18 +100,70 @@ def _predict(values: flags.FlagValues, argv: Sequence[str]) -> int:
   return USER_MISTAKE if unreadable else 0
 
 
+def _import(values: flags.FlagValues, argv: Sequence[str]) -> int:
+  weights, output = _required(values, 'weights'), _required(values, 'output')
+  _, config = _required_config(argv)
+  _enable_compilation_cache(values.compilation_cache)
+  from embedmask_jax.convert import run_import
+
+  run_import(weights, config, output)
+  return 0
+
+
+def _export(values: flags.FlagValues, argv: Sequence[str]) -> int:
+  output = _required(values, 'output')
+  stored = _stored_checkpoint(values)
+  from embedmask_jax.convert import run_export
+
+  run_export(stored, output)
+  return 0
+
+
+_COMMANDS = {
+  'train': _train,
+  'eval': _evaluate,
+  'predict': _predict,
+  'import': _import,
+  'export': _export,
+}
+
+
+def _stored_checkpoint(values: flags.FlagValues) -> 'StoredCheckpoint':
+  checkpoint = values.checkpoint or values.workdir
+  if not checkpoint:
+    raise UserError(
+      '--checkpoint is missing; a work folder or WORKDIR/checkpoints/STEP'
+    )
+  from embedmask_jax.checkpoint import open_checkpoint
+
+  return open_checkpoint(checkpoint)
+
+
+def _required_config(argv: Sequence[str]) -> tuple[str, ConfigDict]:
+  path = _config_path(argv)
+  if path is None:
+    raise UserError('--config is missing; such as --config=configs/quickstart.py')
+  return path, _read_config(argv)
+
+
 def _define_flags() -> flags.FlagValues:
   """The flags but for the config, in a set of their own: a process may run twice."""
   values = flags.FlagValues()
   define: dict[str, Any] = {'flag_values': values, 'module_name': 'embedmask_jax'}
-  flags.DEFINE_enum(
-    'mode', 'train', ['train', 'eval', 'predict'], 'What to do.', **define
-  )
+  flags.DEFINE_enum('mode', 'train', list(_COMMANDS), 'What to do.', **define)
   for name, meaning in (
     ('workdir', 'Folder of the run: checkpoints, logs, evaluations.'),
-    ('checkpoint', 'eval, predict: a work folder or WORKDIR/checkpoints/STEP.'),
+    (
+      'checkpoint',
+      'eval, predict, export: a work folder or WORKDIR/checkpoints/STEP.',
+    ),
     ('images', 'predict: an image file or a folder of them.'),
-    ('output', 'predict: folder for the overlays and predictions.json.'),
+    ('weights', 'import: a .pth of the authors, or .pth or .pkl of a backbone.'),
+    (
+      'output',
+      'predict: folder for the overlays and predictions.json; import: work folder for '
+      'the checkpoint; export: file to write, its name ending in .pth.',
+    ),
   ):
     flags.DEFINE_string(name, '', meaning, **define)
   flags.DEFINE_float(

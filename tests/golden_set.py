@@ -42,32 +42,6 @@ UNUSED = {
   r'step\d+': 'a step at which chaos has set in',
 }
 
-# Their names of the head outputs -> ours.
-FIELDS = {
-  'logits': 'class_logits',
-  'bbox_reg': 'box_regression',
-  'centerness': 'centerness',
-  'proposal_embed': 'proposal_embedding',
-  'proposal_margin': 'margin',
-  'pixel_embed': 'pixel_embedding',
-}
-LEVELS = tuple(f'P{level}' for level in range(3, 8))
-# 'R50 seed 13 (loss_l1, l2): 1311...' or 'R50_seed41 f769...'.
-_DIGEST = r'(R\d+)[ _]seed ?(\d+)(?: \([^)]*\))?:? ([0-9a-f]{64})'
-# Names of arrays that are not compared (beginnings, regular expressions), and why.
-UNUSED = {
-  'train_crop_pad': 'cropping of the mask loss, off in the 2021 configs',
-  'infer_box_mask': 'a function that the 2021 code does not call',
-  'pp_': 'POSTPROCESS_MASKS=True, off in the 2021 configs',
-  'iou_sum': 'an IoU loss that no preset uses',
-  'iou_grad': 'an IoU loss that no preset uses',
-  'iou_each': 'an IoU loss that no preset uses',
-  'iou_weight': 'weights of the IoU losses',
-  'linear_iou_': 'an IoU loss that no preset uses',
-  'tf_polys_flipped': 'coordinates inside the rasteriser; they show in its masks',
-  'n_after_topk': 'a number inside the selection, which shows in what is selected',
-}
-
 
 class Arrays:
   """The arrays of one `.npz`; remembers which were asked for."""

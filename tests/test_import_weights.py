@@ -1,5 +1,4 @@
 import json
-import os
 import pickle
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from embedmask_jax.errors import UserError
 from embedmask_jax.models.embedmask import EmbedMask, normalise_images
 from embedmask_jax.models.factory import init_variables
 from embedmask_jax.models.resnet import ResNet
-from embedmask_jax.weights.architecture import Backbone, backbone_of
+from embedmask_jax.weights.architecture import MSRA_SETTINGS, Backbone, backbone_of
 from embedmask_jax.weights.authors import Sizes, places, to_theirs
 from embedmask_jax.weights.backbones import TORCHVISION_SETTINGS
+from embedmask_jax.weights.files import write_torch
 from embedmask_jax.weights.tree import get_leaf, leaf_paths
 
 GOLDEN = Path(__file__).resolve().parent / 'golden' / '2021'
@@ -310,82 +310,6 @@ def test_unknown_names_are_refused_with_a_sample():
     import_weights.import_backbone({'stem.w': np.zeros(1)}, variables)
 
 
-@pytest.mark.parametrize('protocol', [0, 2, 4])
-@pytest.mark.parametrize('wrap', [lambda d: d, lambda d: {'blobs': d}])
-def test_pickles_of_arrays_are_read(tmp_path, protocol, wrap):
-  arrays = {'conv1_w': np.arange(6, dtype=np.float32).reshape(2, 3)}
-  path = tmp_path / 'R-50.pkl'
-  content = {**arrays, 'weight_order': ['conv1_w'], 'lr': np.float64(0.1)}
-  path.write_bytes(pickle.dumps(wrap(content), protocol=protocol))
-  found = import_weights.read_weights(path)
-  assert found.keys() == arrays.keys()
-  np.testing.assert_array_equal(found['conv1_w'], arrays['conv1_w'])
-
-
-def test_pickle_of_python_2_is_read(tmp_path):
-  # What Python 2.7 with NumPy 1.x writes for {'blobs': {'b': array([1., 2.], '<f4')}}
-  # at protocol 2: byte strings for names and data, numpy.core for the module.
-  content = (
-    b'\x80\x02}q\x00U\x05blobsq\x01}q\x02U\x01bq\x03cnumpy.core.multiarray\n'
-    b'_reconstruct\nq\x04cnumpy\nndarray\nq\x05K\x00\x85q\x06U\x01bq\x07\x87q\x08R'
-    b'q\x09(K\x01K\x02\x85q\x0acnumpy\ndtype\nq\x0bU\x02f4q\x0cK\x00K\x01\x87q\x0d'
-    b'Rq\x0e(K\x03U\x01<q\x0fNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x10b\x89'
-    b'U\x08\x00\x00\x80?\x00\x00\x00@q\x11tq\x12bss.'
-  )
-  path = tmp_path / 'R-50.pkl'
-  path.write_bytes(content)
-  found = import_weights.read_weights(path)
-  np.testing.assert_array_equal(found['b'], np.array([1, 2], np.float32))
-
-
-class Bomb:
-  """Creates a file when unpickled."""
-
-  def __init__(self, path):
-    self.path = path
-
-  def __reduce__(self):
-    return os.mkdir, (str(self.path),)
-
-
-def test_pickle_with_code_is_refused_and_not_run(tmp_path):
-  path, trace = tmp_path / 'R-50.pkl', tmp_path / 'ran'
-  path.write_bytes(pickle.dumps({'blobs': {'conv1_w': Bomb(trace)}}))
-  with pytest.raises(UserError, match=r'R-50\.pkl: refused: .*mkdir'):
-    import_weights.read_weights(path)
-  assert not trace.exists()
-
-
-def test_torch_file_with_code_is_refused_and_not_run(tmp_path):
-  torch = pytest.importorskip('torch')
-  path, trace = tmp_path / 'model.pth', tmp_path / 'ran'
-  torch.save({'model': {'w': torch.zeros(1), 'bomb': Bomb(trace)}}, path)
-  with pytest.raises(UserError, match='refused'):
-    import_weights.read_weights(path)
-  assert not trace.exists()
-
-
-@pytest.mark.parametrize('name', ['a.pkl', 'a.pth'])
-def test_broken_files_are_named(tmp_path, name):
-  if name.endswith('pth'):
-    pytest.importorskip('torch')
-  path = tmp_path / name
-  path.write_bytes(b'\x80\x02}q\x00X\x09\x00')
-  with pytest.raises(UserError, match=f'{name}: not a readable'):
-    import_weights.read_weights(path)
-
-
-def test_other_files_are_refused(tmp_path):
-  with pytest.raises(UserError, match='no such file'):
-    import_weights.read_weights(tmp_path / 'a.pkl')
-  (tmp_path / 'a.txt').write_text('')
-  with pytest.raises(UserError, match=r'must end in one of \.pth, \.pt, \.pkl'):
-    import_weights.read_weights(tmp_path / 'a.txt')
-  (tmp_path / 'b.pkl').write_bytes(pickle.dumps({'model': {'a': 'text'}}))
-  with pytest.raises(UserError, match='no tensors'):
-    import_weights.read_weights(tmp_path / 'b.pkl')
-
-
 @pytest.mark.parametrize('is_zip', [True, False])
 @pytest.mark.parametrize('is_whole', [True, False])
 def test_torch_containers(tmp_path, is_zip, is_whole):
@@ -403,52 +327,62 @@ def test_torch_containers(tmp_path, is_zip, is_whole):
     np.testing.assert_array_equal(returned[key], array)
 
 
-def run(path, model, saved, **settings):
-  variables = random_variables(model)
-  model_settings = {
-    'preset': '2021',
-    'backbone': model.backbone,
-    'norm': model.norm,
-    'stride_in_1x1': True,
-    'pixel_mean': (102.9801, 115.9465, 122.7717),
-    'pixel_std': (1.0, 1.0, 1.0),
-    **settings,
-  }
-  return import_weights.run_import(
-    path,
-    'out',
-    variables=variables,
-    model_settings=model_settings,
-    save=lambda output, tree: saved.update({output: tree}),
+def read(path, model, variables, **options):
+  """`import_weights` with the settings that the authors' files need."""
+  settings = {'preset': '2021', 'backbone': model.backbone, **MSRA_SETTINGS}
+  return import_weights.import_weights(
+    path, variables, {**settings, **options.pop('settings', {})}, **options
   )
 
 
-def test_export_then_import_through_a_file(tmp_path):
+def test_another_model_or_number_of_classes_is_refused(tmp_path):
   pytest.importorskip('torch')
   model = small_model('resnet18')
   variables = random_variables(model, 5)
   path = tmp_path / 'ours.pth'
-  import_weights.run_export(variables, path)
-  saved = {}
-  report = run(path, model, saved)
-  jax.tree.map(np.testing.assert_array_equal, saved['out'], variables)
+  write_torch(path, import_weights.export_authors(variables))
+  imported, report = read(path, model, random_variables(model))
+  jax.tree.map(np.testing.assert_array_equal, imported, variables)
   assert not report.unused
+  other = small_model('resnet34')
   with pytest.raises(UserError, match=r'ours\.pth: .*resnet34'):
-    run(path, small_model('resnet34'), saved)
+    read(path, other, random_variables(other))
+  other = small_model('resnet18').clone(num_classes=4)
   with pytest.raises(UserError, match=r'class_logits/bias is \(3,\) in the file'):
-    run(path, small_model('resnet18').clone(num_classes=4), saved)
+    read(path, other, random_variables(other))
+
+
+def test_class_logits_stay_where_the_classes_are_others(tmp_path):
+  pytest.importorskip('torch')
+  model = small_model('resnet18')
+  theirs = random_variables(model, 5)
+  path = tmp_path / 'ours.pth'
+  write_torch(path, import_weights.export_authors(theirs))
+  model = model.clone(num_classes=4)
+  own = random_variables(model, 6)
+  imported, report = read(path, model, own, may_replace_classes=True)
+  logits = ('params', 'head', 'class_logits')
+  np.testing.assert_array_equal(
+    get_leaf(imported, logits)['bias'], get_leaf(own, logits)['bias']
+  )
+  tower = ('params', 'head', 'class_tower', 'conv0', 'kernel')
+  np.testing.assert_array_equal(get_leaf(imported, tower), get_leaf(theirs, tower))
+  assert report.untouched == ('head/class_logits/bias', 'head/class_logits/kernel')
+  assert {name for name, _ in report.unused} == {
+    'rpn.head.cls_logits.weight',
+    'rpn.head.cls_logits.bias',
+  }
 
 
 def test_settings_that_would_spoil_the_weights_are_refused(tmp_path):
   model = small_model('resnet18')
+  variables = random_variables(model)
   state_dict = torchvision_state_dict(Backbone((2, 2, 2, 2), False, WIDTH))
   path = tmp_path / 'resnet18.pkl'
   path.write_bytes(pickle.dumps(state_dict))
-  saved = {}
   with pytest.raises(UserError, match=r'--config\.model\.stride_in_1x1=False'):
-    run(path, model, saved)
-  assert not saved
-  report = run(path, model, saved, **TORCHVISION_SETTINGS)
+    read(path, model, variables)
+  imported, report = read(path, model, variables, settings=TORCHVISION_SETTINGS)
   assert report.untouched
-  kernel = saved['out']['params']['backbone']['stage4_block1']['conv2']['kernel']
+  kernel = imported['params']['backbone']['stage4_block1']['conv2']['kernel']
   np.testing.assert_array_equal(to_theirs(kernel), state_dict['layer4.1.conv2.weight'])

@@ -90,7 +90,9 @@ def write_torch(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
     raise UserError(f'{path}: the name of a PyTorch file must end in .pth')
   torch = _torch(path)
   tensors = {name: torch.from_numpy(np.array(v)) for name, v in state_dict.items()}
-  torch.save({'model': tensors}, path)
+  part = path.with_name(f'{path.name}.part')
+  torch.save({'model': tensors}, part)
+  part.replace(path)
 
 
 def _torch(path: Path) -> Any:
