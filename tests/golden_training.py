@@ -52,23 +52,20 @@ def check_parameter_gradients(
     variables = variables_of(arch, entry['seed'])
     losses, gradients = _gradients(model_of(arch))(variables, batch)
     _compare_losses(report, record, arrays, np.asarray(losses))
-    parts = [
-      _named(jax.tree.map(lambda leaf, i=i: leaf[i], gradients), variables)
-      for i in range(len(LOSS_NAMES))
-    ]
+    parts = [_named(part, variables) for part in gradients]
     _compare_gradients(report, record, arrays, parts, arch)
 
 
 @cache
 def _gradients(model: EmbedMask):
-  """(variables, batch) -> losses [4], gradients with a leading axis of the losses."""
+  """(variables, batch) -> losses [4], gradients, one for each loss."""
 
   @jax.jit
-  def run(variables: dict, batch: Batch):
+  def gradient(variables: dict, batch: Batch, weights: jax.Array):
     targets = assign_targets(batch)
     total = normalisers(batch, targets)
 
-    def losses_of(params: dict):
+    def weighted(params: dict):
       outputs = model.apply(
         {**variables, 'params': params},
         batch.images,
@@ -77,11 +74,16 @@ def _gradients(model: EmbedMask):
         train=True,
       )
       losses = compute_losses(outputs, targets, batch, total, spatial_dims=SPATIAL_DIMS)
-      return jnp.stack([losses[name] for name in LOSS_NAMES])
+      losses = jnp.stack([losses[name] for name in LOSS_NAMES])
+      return weights @ losses, losses
 
-    losses, pull_back = jax.vjp(losses_of, variables['params'])
-    gradients = jax.lax.map(lambda row: pull_back(row)[0], jnp.eye(len(LOSS_NAMES)))
+    gradients, losses = jax.grad(weighted, has_aux=True)(variables['params'])
     return losses, gradients
+
+  def run(variables: dict, batch: Batch):
+    # Not mapped in one program: XLA's convolutions are slow in a loop on CPUs.
+    results = [gradient(variables, batch, row) for row in jnp.eye(len(LOSS_NAMES))]
+    return results[0][0], [gradients for _, gradients in results]
 
   return run
 

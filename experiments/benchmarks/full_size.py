@@ -1,0 +1,54 @@
+"""What the benchmarks run: ResNet-50 at 800x1333 with the golden sets' weights.
+
+The weights are random, but scaled so that an image has tens of detections.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+
+import golden_rule  # noqa: E402
+from golden_network import variables_of  # noqa: E402
+from synthetic import make_batch  # noqa: E402
+
+from configs import base  # noqa: E402
+from embedmask_jax.models.embedmask import EmbedMask  # noqa: E402
+from embedmask_jax.models.factory import build_model  # noqa: E402
+from embedmask_jax.structures import Batch  # noqa: E402
+
+CANVAS = (800, 1344)
+IMAGE_SIZE = (800, 1333)
+ORIGINAL_SIZE = (480, 640)
+OUTPUT_CANVAS = (640, 640)
+SEED = 13
+
+
+def full_size_model(dtype: str = 'float32') -> tuple[EmbedMask, dict]:
+  """ResNet-50, 80 classes, and its variables."""
+  config = base.get_config().model
+  config.dtype = dtype
+  return build_model(config, golden_rule.NUM_CLASSES), variables_of('R50', SEED)
+
+
+def full_size_batch(batch_size: int = 1, num_instances: int = 16) -> Batch:
+  """Random textures of 800x1333 with rectangles of 20 to 250 pixels."""
+  rng = np.random.default_rng(0)
+  height, width = IMAGE_SIZE
+
+  def rectangle() -> tuple[np.ndarray, int]:
+    h, w = rng.integers(20, 250, 2)
+    x, y = rng.integers(0, width - w), rng.integers(0, height - h)
+    box = np.asarray([x, y, x + w - 1, y + h - 1], np.float32)
+    return box, int(rng.integers(3))
+
+  instances = [[rectangle() for _ in range(num_instances)] for _ in range(batch_size)]
+  batch = make_batch(instances, [IMAGE_SIZE] * batch_size, CANVAS, num_instances)
+  images = np.zeros_like(batch.images)
+  for i in range(batch_size):
+    images[i, :height, :width] = golden_rule.formula_image(i, height, width)
+  original = np.tile(np.asarray(ORIGINAL_SIZE, np.int32), (batch_size, 1))
+  return batch.replace(images=images, original_size=original)
