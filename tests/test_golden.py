@@ -43,11 +43,9 @@ def test_one_whole_forward():
 @pytest.mark.slow
 @pytest.mark.parametrize('folder', [LOCAL, PUBLIC], ids=['local', 'public'])
 def test_sets(folder):
-  """All but the gradients of the parameters and the trajectories."""
   if not folder.is_dir():
     pytest.skip(f'{folder} is not there')
-  names = set(golden_check.CHECKS) - {'parameter gradients', 'trajectories'}
-  report = golden_check.check_folder(folder, sorted(names))
+  report = golden_check.check_folder(folder)
   assert report.passed, str(report)
 
 

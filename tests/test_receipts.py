@@ -1,0 +1,77 @@
+"""Short versions of the long runs under experiments/, on the real data if there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embedmask_jax import main
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / 'shared' / 'data'
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(not DATA.is_dir(), reason=f'{DATA} is not there'),
+]
+
+
+def trained(workdir, config, annotations, images, *fields):
+  """Metrics of a run of a config on `annotations` = (training, evaluation)."""
+  train, evaluation = annotations
+  status = main.run(
+    [
+      'main',
+      f'--config={ROOT / config}',
+      f'--workdir={workdir}',
+      f'--config.data.train.annotations={train}',
+      f'--config.data.train.images={images}',
+      f'--config.data.eval.annotations={evaluation}',
+      f'--config.data.eval.images={images}',
+      *fields,
+    ]
+  )
+  assert status == 0
+  [metrics] = workdir.glob('eval/*/metrics.json')
+  return json.loads(metrics.read_text())
+
+
+def test_nuclei(tmp_path):
+  """A sixth of the steps, all validation images."""
+  folder = DATA / 'nuclei'
+  splits = [folder / 'annotations' / f'instances_{s}.json' for s in ('train', 'val')]
+  metrics = trained(
+    tmp_path, 'configs/nuclei.py', splits, folder / 'images', '--config.train.steps=100'
+  )
+  # 0.58 and 0.23: boxes come before masks.
+  assert metrics['bbox/AP50'] > 0.45
+  assert metrics['segm/AP50'] > 0.15
+
+
+def test_coco_overfit(tmp_path):
+  """Four images instead of sixteen, at two thirds of the size."""
+  folder = DATA / 'coco_subset'
+  four = tmp_path / 'four.json'
+  subprocess.run(
+    [
+      sys.executable,
+      ROOT / 'experiments/coco_overfit/subset.py',
+      folder / 'annotations' / 'instances_train2017.json',
+      four,
+      '--images=4',
+      '--min_box_share=0.02',
+    ],
+    check=True,
+  )
+  metrics = trained(
+    tmp_path / 'run',
+    'experiments/coco_overfit/config.py',
+    [four, four],
+    folder / 'train2017',
+    '--config.train.steps=200',
+    '--config.data.short_sides=256',
+    '--config.data.eval_short_side=256',
+  )
+  assert metrics['segm/AP'] > 0.8  # 0.92
