@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from embedmask_jax.models.layers import conv
+from embedmask_jax.models.layers import Conv
 from embedmask_jax.structures import Array
 
 # Kaiming-uniform with a = 1: variance 1 / fan_in.
@@ -28,7 +28,7 @@ class FPN(nn.Module):
       sizes: valid sizes, int32 [B, 2], of P3..P7.
     """
     make_conv = partial(
-      conv, self.channels, dtype=self.dtype, kernel_init=kaiming_uniform
+      Conv, self.channels, dtype=self.dtype, kernel_init=kaiming_uniform
     )
     outputs: list[Array] = []
     top_down = None

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from embedmask_jax.models.layers import conv, norm
+from embedmask_jax.models.layers import Conv, norm
 from embedmask_jax.ops.locations import STRIDES, locations
 from embedmask_jax.ops.precision import at_least_float32
 from embedmask_jax.structures import Array, HeadOutputs
@@ -37,7 +37,7 @@ class Tower(nn.Module):
   @nn.compact
   def __call__(self, x: Array, size: Array) -> Array:
     for i in range(self.depth):
-      x = conv(
+      x = Conv(
         self.channels, 3, dtype=self.dtype, kernel_init=small_normal, name=f'conv{i}'
       )(x, size)
       layer = norm('group', self.channels, name=f'norm{i}', dtype=self.dtype)
@@ -98,7 +98,7 @@ class Head(nn.Module):
     self.position_scale = self.param('position_scale', ones, ())
 
   def _prediction(self, channels: int, name: str, bias: float = 0.0, *, dtype: Any):
-    return conv(
+    return Conv(
       channels,
       3,
       dtype=dtype,

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from embedmask_jax.ops.convolution import convolve
 from embedmask_jax.ops.precision import at_least_float32
 from embedmask_jax.ops.valid_area import area_mask, clear_outside
 from embedmask_jax.structures import Array
@@ -19,41 +20,39 @@ from embedmask_jax.structures import Array
 NormKind = Literal['frozen_bn', 'group', 'batch']
 
 
-class Conv(nn.Conv):
+class Conv(nn.Module):
   """Convolution with symmetric zero padding around each image's valid area.
 
-  The output of a strided convolution has ceil(size / stride) valid cells a side.
+  Attributes:
+    channels: of the output.
+    kernel: side of the kernel, odd.
+    stride: the output has ceil(size / stride) valid cells a side.
+    bias: whether there is one.
+    dtype: of computation and output; parameters are float32.
+    kernel_init, bias_init: initial values.
   """
 
-  def __call__(self, features: Array, size: Array) -> Array:  # type: ignore[override]
-    if self.kernel_size != (1, 1):
+  channels: int
+  kernel: int
+  kernel_init: Callable[..., Array]
+  bias_init: Callable[..., Array] = nn.initializers.zeros
+  stride: int = 1
+  bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, features: Array, size: Array) -> Array:
+    shape = (self.kernel, self.kernel, features.shape[-1], self.channels)
+    kernel = self.param('kernel', self.kernel_init, shape)
+    if self.kernel > 1:
       features = clear_outside(features, size)
-    return super().__call__(features)
-
-
-def conv(
-  channels: int,
-  kernel: int,
-  *,
-  name: str,
-  stride: int = 1,
-  bias: bool = True,
-  dtype: Any = jnp.float32,
-  kernel_init: Callable[..., Array],
-  bias_init: Callable[..., Array] = nn.initializers.zeros,
-) -> Conv:
-  """Returns a square `Conv` whose padding keeps ceil(size / stride) cells."""
-  return Conv(
-    channels,
-    (kernel, kernel),
-    strides=stride,
-    padding=[(kernel // 2, kernel // 2)] * 2,
-    use_bias=bias,
-    dtype=dtype,
-    kernel_init=kernel_init,
-    bias_init=bias_init,
-    name=name,
-  )
+    features = convolve(
+      features.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride
+    )
+    if self.bias:
+      bias = self.param('bias', self.bias_init, (self.channels,))
+      features += bias.astype(self.dtype)
+    return features
 
 
 class FrozenBatchNorm(nn.Module):

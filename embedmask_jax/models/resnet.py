@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from embedmask_jax.models.layers import NormKind, conv, norm
+from embedmask_jax.models.layers import Conv, NormKind, norm
 from embedmask_jax.ops.valid_area import clear_outside
 from embedmask_jax.structures import Array
 
@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Array, size: Array, *, train: bool) -> tuple[Array, Array]:
     """Returns the features and their valid size."""
-    make_conv = partial(conv, bias=False, dtype=self.dtype, kernel_init=he_normal)
+    make_conv = partial(Conv, bias=False, dtype=self.dtype, kernel_init=he_normal)
     make_norm = partial(norm, self.norm, dtype=self.dtype, axis_name=self.axis_name)
     if self.bottleneck:
       first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
@@ -137,7 +137,7 @@ class Stem(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, size: Array, *, train: bool) -> tuple[Array, Array]:
-    x = conv(
+    x = Conv(
       self.channels,
       7,
       stride=2,
