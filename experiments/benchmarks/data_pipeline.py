@@ -11,7 +11,9 @@ the whole pipeline with threads, and with worker processes.
 import argparse
 import io
 import itertools
+from collections.abc import Generator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -19,9 +21,12 @@ from timing import measure, print_machine, print_times, ratio
 
 from embedmask_jax.data.pipeline import train_batches
 from embedmask_jax.data.source import open_source
+from embedmask_jax.data.transforms import Arrays
 from embedmask_jax.data.views import resize_sizes
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
+
+Stream = Generator[tuple[int, Arrays], None, None]
 
 
 def main() -> None:
@@ -33,11 +38,10 @@ def main() -> None:
   arguments = parser.parse_args()
 
   source = open_source(arguments.annotations, arguments.images)
-  count = min(arguments.count, len(source))
+  sizes = resize_sizes(source.sizes, SHORT_SIDE, LONG_SIDE)
 
-  def batches(workers: int, prefetch: int) -> list[int]:
-    """The positions in the source of the first `count` images."""
-    stream = train_batches(
+  def open_stream(workers: int, prefetch: int) -> Stream:
+    return train_batches(
       source,
       seed=0,
       batch_size=1,
@@ -48,13 +52,16 @@ def main() -> None:
       workers=workers,
       prefetch=prefetch,
     )
-    with closing(stream):
-      return [
-        int(arrays['image_index'][0]) for _, arrays in itertools.islice(stream, count)
-      ]
 
-  indices = batches(workers=0, prefetch=0)
-  sizes = resize_sizes(source.sizes, SHORT_SIDE, LONG_SIDE)
+  def read(stream: Stream) -> list[int]:
+    """The positions in the source of the next `count` images."""
+    return [
+      int(arrays['image_index'][0])
+      for _, arrays in itertools.islice(stream, arguments.count)
+    ]
+
+  with closing(open_stream(0, 0)) as stream:
+    indices = read(stream)
 
   def decode_and_resize() -> None:
     for index in indices:
@@ -65,17 +72,19 @@ def main() -> None:
 
   print_machine()
   instances = int(source.instance_counts[indices].sum())
-  print(f'{count} images, {instances} instances')
-  seconds = measure(
-    {
-      'decode and resize': decode_and_resize,
-      'one thread': lambda: batches(0, 0),
-      'threads': lambda: batches(0, 2),
-      '1 worker': lambda: batches(1, 2),
-      '2 workers': lambda: batches(2, 2),
-    },
-    arguments.rounds,
-  )
+  print(f'{len(indices)} images, {instances} instances')
+  kinds = {
+    'one thread': (0, 0),
+    'threads': (0, 2),
+    '1 worker': (1, 2),
+    '2 workers': (2, 2),
+  }
+  streams = {name: open_stream(*kind) for name, kind in kinds.items()}
+  tasks = {'decode and resize': decode_and_resize}
+  tasks |= {name: partial(read, stream) for name, stream in streams.items()}
+  seconds = measure(tasks, arguments.rounds)
+  for stream in streams.values():
+    stream.close()
   print_times(seconds)
   base, *pipelines = seconds
   for name in pipelines:
