@@ -77,7 +77,7 @@ def check_forward(golden: GoldenSet, report: Report, only: str = '.*') -> None:
     images = pad_images(images_of(arrays, entry['files'], sizes), canvas)
     _compare_input(report, record, arrays, images, sizes)
     model = model_of(entry['arch'])
-    outputs, features = _forward(model)(
+    outputs, features = forward(model)(
       variables_of(entry['arch'], entry['seed']),
       images,
       sizes,
@@ -101,7 +101,7 @@ def _compare_input(
 
 
 @cache
-def _forward(model: EmbedMask):
+def forward(model: EmbedMask):
   """(variables, images, sizes, valid sizes) -> head outputs, {C2.., P7: NHWC}."""
   depths = ARCHITECTURES[model.backbone][0]
   last = {f'stage{stage}_block{n - 1}': stage + 1 for stage, n in enumerate(depths, 1)}

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from synthetic import random_batch, tiny_model, tiny_variables
 
+from embedmask_jax.losses import compute_losses, normalisers
 from embedmask_jax.models.factory import init_variables
 from embedmask_jax.models.resnet import max_pool_half
+from embedmask_jax.ops.masks import mask_log_probability
+from embedmask_jax.targets import assign_targets
 
 CANVAS = (64, 96)
 
@@ -37,6 +40,26 @@ def test_bfloat16_keeps_outputs_and_parameters_in_float32():
   assert 0 < error < 0.02
   parameters = jax.tree.leaves(init_variables(tiny_model(dtype=jnp.bfloat16), 0))
   assert all(leaf.dtype == jnp.float32 for leaf in parameters)
+
+
+def test_bfloat16_ends_before_embeddings_mask_logits_and_losses():
+  outputs = outputs_of(tiny_model(dtype=jnp.bfloat16), tiny_variables())
+  for name in ('proposal_embedding', 'margin', 'pixel_embedding'):
+    value = getattr(outputs, name)
+    has_more_digits = value != value.astype(jnp.bfloat16)
+    assert has_more_digits.mean() > 0.5, name
+
+  log_p = mask_log_probability(
+    outputs.pixel_embedding[0],
+    outputs.proposal_embedding[0],
+    outputs.margin[0],
+    spatial_dims=2,
+  )
+  assert log_p.dtype == jnp.float32
+  targets = assign_targets(batch())
+  total = normalisers(batch(), targets)
+  losses = compute_losses(outputs, targets, batch(), total, spatial_dims=2)
+  assert all(loss.dtype == jnp.float32 for loss in losses.values())
 
 
 @pytest.mark.parametrize('frozen_stages', [0, 2, 5])

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from embedmask_jax.ops.lovasz import logit_from_log_probability
 from embedmask_jax.ops.masks import mask_log_probability, window_mask
 
 
@@ -13,26 +14,47 @@ def directly(pixel, proposal, margin):
   return -np.sum(margin.astype(np.float64)[:, None, None] * difference**2, axis=-1)
 
 
-@pytest.mark.parametrize('spatial_margin', [0.2, 10.0, 500.0])
-def test_agrees_with_the_direct_sum_far_from_the_origin(spatial_margin):
-  """At the far corner of an 800x1344 canvas the coordinates reach 13."""
+def large_canvas(spatial_margin):
+  """Embeddings of an 800x1344 canvas at stride 4, three proposals on it, margins."""
   rng = np.random.default_rng(0)
-  rows, columns = np.mgrid[150:200, 280:336] * 4 + 2
-  pixel = rng.normal(0, 0.3, (50, 56, 16)).astype(np.float32)
+  rows, columns = np.mgrid[:200, :336] * 4 + 2
+  pixel = rng.normal(0, 0.3, (200, 336, 16)).astype(np.float32)
   pixel[..., 0] += columns / 100
   pixel[..., 1] += rows / 100
-  proposal = pixel[[5, 30, 45], [10, 40, 50]] + rng.normal(0, 0.05, (3, 16)).astype(
-    np.float32
-  )
+  proposal = pixel[[10, 130, 199], [10, 200, 335]]
+  proposal += rng.normal(0, 0.05, (3, 16)).astype(np.float32)
   margin = rng.uniform(0.1, 3, (3, 16)).astype(np.float32)
   margin[:, :2] = spatial_margin
+  return pixel, proposal, margin
+
+
+@pytest.mark.parametrize('spatial_margin', [0.2, 10.0, 100.0, 500.0])
+def test_agrees_with_the_direct_sum_on_a_large_canvas(spatial_margin):
+  """At its far corner coordinates reach 13; an 8-pixel object has a margin of 100.
+
+  The loss clamps p at 1e-9, and masks ask for more. Below, the error is relative:
+  float32 numbers near a log p of -1e5 lie 0.008 apart.
+  """
+  pixel, proposal, margin = large_canvas(spatial_margin)
   log_p = mask_log_probability(pixel, proposal, margin, spatial_dims=2)
   expected = directly(pixel, proposal, margin)
   assert log_p.max() <= 0
-  near = expected > -20
-  assert near.any()
-  np.testing.assert_allclose(log_p[near], expected[near], atol=1e-5)
-  np.testing.assert_allclose(log_p[~near], expected[~near], rtol=1e-6)
+  matters = expected > np.log(1e-9)
+  assert matters.any(axis=(1, 2)).all()
+  np.testing.assert_allclose(log_p[matters], expected[matters], rtol=0, atol=1e-5)
+  np.testing.assert_allclose(log_p[~matters], expected[~matters], rtol=1e-6)
+
+
+@pytest.mark.parametrize('spatial_margin', [0.2, 500.0])
+def test_gradients_are_finite_on_a_large_canvas(spatial_margin):
+  def total(arrays, link):
+    return link(mask_log_probability(*arrays, spatial_dims=2)).sum()
+
+  arrays = large_canvas(spatial_margin)
+  for link in (jnp.asarray, logit_from_log_probability):
+    for gradient in jax.grad(total)(arrays, link):
+      assert np.isfinite(gradient).all()
+      assert np.any(gradient != 0)
 
 
 def test_expanding_the_spatial_square_would_cancel():
