@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.presets import PRESETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ _SIZES = Rule(
 
 FIELDS: Mapping[str, Rule] = {
   'seed': _integer(0),
-  'model.preset': _one_of('2021'),
+  'model.preset': _one_of(*PRESETS),
   'model.backbone': _one_of('resnet18', 'resnet34', 'resnet50', 'resnet101'),
   'model.backbone_width': _integer(1),
   'model.stride_in_1x1': _FLAG,

@@ -60,7 +60,7 @@ def run_export(stored: StoredCheckpoint, output: str | Path) -> None:
   """Writes a checkpoint of ours as a `.pth` that the authors' code loads.
 
   Args:
-    stored: of a 2021 model with frozen batch norm.
+    stored: of a model with frozen batch norm.
     output: `.pth` file to write.
 
   Raises:

@@ -1,6 +1,6 @@
 """Weights of others, and ours for others.
 
-Reads the authors' 2021 checkpoints and ImageNet backbones, writes our parameters
+Reads the authors' checkpoints and ImageNet backbones, writes our parameters
 in the authors' layout. Every tensor is accounted for, and a file that lacks what
 the network needs is refused, where the original silently left such tensors at
 their initial values. Where the files are to be had: docs/weights.md.
@@ -106,8 +106,8 @@ def _check_same_shapes(
     name = '/'.join(path)
     if not has_leaf(imported, path):
       raise UserError(
-        f'the model has {name}, which no checkpoint of this kind has: it is of '
-        "preset '2021' with norm='frozen_bn'"
+        f'the model has {name}, which the file lacks: checkpoints of this kind are of '
+        "models with norm='frozen_bn'"
       )
     found = np.shape(get_leaf(imported, path))
     expected = np.shape(get_leaf(variables, path))

@@ -10,7 +10,6 @@ from jax.sharding import Mesh, PartitionSpec
 
 from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.models.factory import DATA_AXIS
-from embedmask_jax.models.heads import SPATIAL_DIMS
 from embedmask_jax.postprocess import DetectionSettings, detect
 from embedmask_jax.structures import Array, Batch, Detections, HeadOutputs
 
@@ -29,7 +28,7 @@ def make_inference(
   once for each combination of network canvas, batch size and output canvas.
 
   Args:
-    model: the network.
+    model: the network; its preset says how masks are read.
     settings: thresholds and caps.
     mesh: with the axis `DATA_AXIS`; the batch is split over it.
   """
@@ -53,7 +52,7 @@ def make_inference(
       valid_size,
       original_size,
       settings=settings,
-      spatial_dims=SPATIAL_DIMS,
+      preset=model.preset,
       output_canvas=output_canvas,
     )
 

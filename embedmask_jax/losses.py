@@ -1,26 +1,21 @@
-"""Predictions and targets -> the four losses.
+"""Predictions and targets -> the losses.
 
 Every loss is a sum divided by a normaliser of the global batch, which is an
 argument: summed over devices and accumulation steps, the parts are the whole.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from embedmask_jax.ops.bits import unpack_bits
-from embedmask_jax.ops.boxes import box_iou, boxes_from_distances
-from embedmask_jax.ops.locations import location_strides, locations
-from embedmask_jax.ops.lovasz import logit_from_log_probability, lovasz_hinge
-from embedmask_jax.ops.masks import mask_log_probability
-from embedmask_jax.ops.resize import double_size
-from embedmask_jax.ops.valid_area import area_mask
+from embedmask_jax.mask_loss import mask_loss_sums
+from embedmask_jax.ops.locations import location_strides
+from embedmask_jax.presets import Preset
+from embedmask_jax.proposal_sampling import sample_proposals
 from embedmask_jax.structures import Array, Batch, HeadOutputs, Targets
 
-LOSS_NAMES = ('class', 'box', 'centerness', 'mask')
 FOCAL_GAMMA = 2.0
 FOCAL_ALPHA = 0.25
 
@@ -40,6 +35,12 @@ class Normalisers:
   num_images: Any
 
 
+def loss_names(preset: Preset) -> tuple[str, ...]:
+  """The losses of a preset, whose sum is trained on."""
+  names = ('class', 'box', 'centerness', 'mask')
+  return (*names, 'smooth') if preset.smooth_weight else names
+
+
 def normalisers(batch: Batch, targets: Targets) -> Normalisers:
   """Returns this batch's share of the normalisers, to be summed over all parts."""
   return Normalisers(
@@ -55,20 +56,18 @@ def compute_losses(
   batch: Batch,
   total: Normalisers,
   *,
-  spatial_dims: int,
-  mask_loss_weight: float = 0.5,
+  preset: Preset,
   mask_chunk: int = 8,
 ) -> dict[str, Array]:
-  """Returns the losses `class`, `box`, `centerness` and `mask`, float32 scalars.
+  """Returns the losses by `loss_names`, float32 scalars.
 
   Args:
     outputs: of the network for `batch.images`.
     targets: of `assign_targets`.
     batch: the ground truth.
     total: normalisers of the global batch; counts are floored at 1.
-    spatial_dims: leading embedding dimensions that carry coordinates.
-    mask_loss_weight: factor of the mask loss.
-    mask_chunk: instances whose mask loss is computed at a time.
+    preset: which losses, and what they count.
+    mask_chunk: proposals whose mask loss is computed at a time.
   """
   canvas = (batch.images.shape[1], batch.images.shape[2])
   positive = targets.matched >= 0
@@ -85,16 +84,21 @@ def compute_losses(
   centerness_loss = binary_cross_entropy(outputs.centerness, targets.centerness)
   centerness_loss = jnp.where(positive, centerness_loss, 0)
 
-  chosen = choose_proposals(outputs.box_regression, targets, batch.boxes, canvas)
-  mask_losses = mask_loss(
-    outputs, batch, chosen, spatial_dims=spatial_dims, chunk=mask_chunk
-  )
-  return {
+  samples = sample_proposals(outputs, targets, batch, preset=preset)
+  mask_sums = mask_loss_sums(outputs, batch, samples, preset=preset, chunk=mask_chunk)
+  num_instances = jnp.maximum(jnp.sum(batch.instance_valid, axis=1), 1)
+  num_learnt = jnp.maximum(jnp.sum(samples.valid, axis=1), 1)
+  mask_losses = mask_sums / (num_instances if preset.counts_unmatched else num_learnt)
+  losses = {
     'class': jnp.sum(class_loss) / num_positive,
     'box': jnp.sum(box_loss) / centerness_sum,
     'centerness': jnp.sum(centerness_loss) / num_positive,
-    'mask': mask_loss_weight * jnp.sum(mask_losses) / total.num_images,
+    'mask': preset.mask_weight * jnp.sum(mask_losses) / total.num_images,
   }
+  if preset.smooth_weight:
+    spread = jnp.sum(samples.spread / num_instances)
+    losses['smooth'] = preset.smooth_weight * spread / total.num_images
+  return losses
 
 
 def focal_loss(logits: Array, labels: Array) -> Array:
@@ -141,120 +145,3 @@ def giou_loss(predicted: Array, target: Array) -> Array:
 def binary_cross_entropy(logits: Array, targets: Array) -> Array:
   """Returns the cross entropy [...] of logits against targets in [0, 1]."""
   return jax.nn.softplus(logits) - logits * targets
-
-
-def choose_proposals(
-  box_regression: Array, targets: Targets, boxes: Array, canvas: tuple[int, int]
-) -> Array:
-  """Returns int32 [B, N], the location that stands for each instance, or -1.
-
-  Of an instance's positive locations it is the one whose predicted box overlaps
-  the instance's box most (inclusive-pixel IoU), the first on ties.
-
-  Args:
-    box_regression: float32 [B, P, 4], in strides.
-    targets: of `assign_targets`.
-    boxes: float32 [B, N, 4].
-    canvas: (H, W).
-  """
-  points = locations(canvas).astype(jnp.float32)
-  strides = location_strides(canvas)[:, None].astype(jnp.float32)
-
-  def per_image(regression: Array, matched: Array, boxes: Array) -> Array:
-    predicted = boxes_from_distances(points, regression * strides)
-    iou = box_iou(predicted, boxes[matched])
-    own = matched[None, :] == jnp.arange(boxes.shape[0])[:, None]
-    best = jnp.argmax(jnp.where(own, iou[None], -1), axis=1)
-    return jnp.where(jnp.any(own, axis=1), best, -1).astype(jnp.int32)
-
-  choose = jax.vmap(per_image)(
-    jax.lax.stop_gradient(box_regression), targets.matched, boxes
-  )
-  return choose
-
-
-def mask_loss(
-  outputs: HeadOutputs, batch: Batch, chosen: Array, *, spatial_dims: int, chunk: int
-) -> Array:
-  """Returns float32 [B], the mean Lovász hinge over each image's instances.
-
-  The mean is over the instances that have a chosen location; an image without
-  any gives 0. The whole stride-4 grid of the valid area counts.
-
-  Args:
-    outputs: of the network.
-    batch: the ground truth.
-    chosen: of `choose_proposals`.
-    spatial_dims: see `compute_losses`.
-    chunk: instances computed at a time, which bounds the memory.
-  """
-  pixels = double_size(outputs.pixel_embedding, batch.valid_size // 8)
-  grid_mask = area_mask(pixels.shape[1:3], batch.valid_size // 4)
-  per_instance = partial(_instance_mask_losses, spatial_dims=spatial_dims, chunk=chunk)
-
-  def per_image(args: tuple[Array, ...]) -> Array:
-    pixel, in_grid, embedding, margin, masks, chosen = args
-    has_location = chosen >= 0
-    losses = per_instance(
-      pixel, in_grid, embedding[chosen], margin[chosen], masks, has_location
-    )
-    count = jnp.maximum(jnp.sum(has_location), 1)
-    return jnp.sum(jnp.where(has_location, losses, 0)) / count
-
-  return jax.lax.map(
-    per_image,
-    (
-      pixels,
-      grid_mask,
-      outputs.proposal_embedding,
-      outputs.margin,
-      batch.masks,
-      chosen,
-    ),
-  )
-
-
-def _instance_mask_losses(
-  pixel: Array,
-  in_grid: Array,
-  embedding: Array,
-  margin: Array,
-  masks: Array,
-  has_location: Array,
-  *,
-  spatial_dims: int,
-  chunk: int,
-) -> Array:
-  """Returns [N], the loss of each instance of an image, chunk after chunk.
-
-  Chunks in which no instance has a location, mostly padding, are skipped. The
-  forward values of a chunk are computed again in the backward pass, so that the
-  memory is that of one chunk.
-  """
-  rows, columns, _ = pixel.shape
-  count = embedding.shape[0]
-  chunk = min(chunk, count)
-
-  @jax.checkpoint
-  def chunk_losses(args: tuple[Array, ...]) -> Array:
-    embedding, margin, masks = args
-    log_p = mask_log_probability(pixel, embedding, margin, spatial_dims=spatial_dims)
-    logits = logit_from_log_probability(log_p).reshape(-1, rows * columns)
-    targets = unpack_bits(masks, columns).reshape(-1, rows * columns)
-    return lovasz_hinge(logits, targets, in_grid.reshape(-1))
-
-  def map_chunk(args: tuple[Array, ...]) -> Array:
-    *arrays, has_location = args
-    zeros = jnp.zeros_like(arrays[0][:, 0])
-    return jax.lax.cond(
-      jnp.any(has_location), chunk_losses, lambda _: zeros, tuple(arrays)
-    )
-
-  def chunked(x: Array) -> Array:
-    padding = [(0, -count % chunk)] + [(0, 0)] * (x.ndim - 1)
-    return jnp.pad(x, padding).reshape(-1, chunk, *x.shape[1:])
-
-  losses = jax.lax.map(
-    map_chunk, tuple(map(chunked, (embedding, margin, masks, has_location)))
-  )
-  return losses.reshape(-1)[:count]

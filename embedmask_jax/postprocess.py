@@ -15,12 +15,14 @@ from embedmask_jax.ops.boxes import boxes_from_distances, clip_boxes
 from embedmask_jax.ops.locations import level_shapes, location_strides, locations
 from embedmask_jax.ops.masks import (
   OUTSIDE_LOG_PROBABILITY,
+  box_mask,
   mask_log_probability,
   window_mask,
 )
 from embedmask_jax.ops.nms import greedy_nms
 from embedmask_jax.ops.resize import bilinear_weights, double_size
 from embedmask_jax.ops.valid_area import location_mask
+from embedmask_jax.presets import Preset
 from embedmask_jax.structures import Array, Detections, HeadOutputs
 
 
@@ -75,7 +77,7 @@ def detect(
   original_size: Array,
   *,
   settings: DetectionSettings,
-  spatial_dims: int,
+  preset: Preset,
   output_canvas: tuple[int, int],
 ) -> Detections:
   """Returns the detections of a batch, see `Detections`.
@@ -86,7 +88,7 @@ def detect(
     valid_size: int32 [B, 2], network pixels, multiples of 32.
     original_size: int32 [B, 2], no side longer than the output canvas.
     settings: thresholds and caps.
-    spatial_dims: leading embedding dimensions that carry coordinates.
+    preset: how scores and masks are read.
     output_canvas: (Ho, Wo) of the masks; Wo is a multiple of 8.
   """
   found = select_proposals(outputs, image_size, valid_size, settings=settings)
@@ -97,7 +99,7 @@ def detect(
     valid_size,
     original_size,
     settings=settings,
-    spatial_dims=spatial_dims,
+    preset=preset,
     output_canvas=output_canvas,
   )
   scale = (original_size / image_size)[:, None, ::-1]
@@ -208,20 +210,21 @@ def assemble_masks(
   original_size: Array,
   *,
   settings: DetectionSettings,
-  spatial_dims: int,
+  preset: Preset,
   output_canvas: tuple[int, int],
 ) -> Array:
   """Returns the packed masks, uint8 [B, K, Ho, Wo/8], in original pixels.
 
-  The log-probability at stride 4, -10 outside the proposal's window, is resized
-  bilinearly to `ceil(valid size * original size / image size)` and thresholded;
-  what lies beyond the original size is cut off.
+  What `read_mask` gives at stride 4 is resized bilinearly to `ceil(valid size *
+  original size / image size)` and thresholded; what lies beyond the original size is
+  cut off.
 
   Args: see `detect`; `found` is what `select_proposals` returned.
   """
   pixels = double_size(outputs.pixel_embedding, valid_size // 8)
   chunk = min(settings.mask_chunk, settings.max_detections)
   padding = -settings.max_detections % chunk
+  threshold = mask_threshold(settings, preset)
 
   def per_image(args: tuple) -> Array:
     pixel, outputs_embedding, outputs_margin, found, *sizes = args
@@ -231,16 +234,15 @@ def assemble_masks(
 
     def masks_of(args: tuple[Array, ...]) -> Array:
       boxes, location, is_valid = args
-      log_p = proposal_log_probability(
+      grid = read_mask(
         pixel,
         outputs_embedding[location],
         outputs_margin[location],
         boxes,
         valid // 4,
-        spatial_dims=spatial_dims,
+        preset=preset,
       )
-      resized = _resize(log_p, *weights)
-      masks = (resized > np.log(settings.mask_threshold)) & inside
+      masks = (_resize(grid, *weights) > threshold) & inside
       return jnp.packbits(masks & is_valid[:, None, None], axis=-1)
 
     def no_masks(args: tuple[Array, ...]) -> Array:
@@ -272,16 +274,25 @@ def assemble_masks(
   )
 
 
-def proposal_log_probability(
+def mask_threshold(settings: DetectionSettings, preset: Preset) -> float:
+  """The threshold in the domain of `read_mask`."""
+  if preset.read_out == 'log_probability':
+    return float(np.log(settings.mask_threshold))
+  return settings.mask_threshold
+
+
+def read_mask(
   pixel: Array,
   embedding: Array,
   margin: Array,
   boxes: Array,
   grid_size: Array,
   *,
-  spatial_dims: int,
+  preset: Preset,
 ) -> Array:
-  """Returns log p at stride 4, [K, rows, columns], -10 outside the windows.
+  """Returns log p or p of the proposals at stride 4, [K, rows, columns].
+
+  Outside the box and what is left around it, log p is -10 and p is 0.
 
   Args:
     pixel: float32 [rows, columns, D], the doubled pixel embedding.
@@ -289,11 +300,15 @@ def proposal_log_probability(
     margin: float32 [K, M].
     boxes: float32 [K, 4], network pixels.
     grid_size: int32 [2], rows and columns of the grid in the valid area.
-    spatial_dims: see `detect`.
+    preset: see `detect`.
   """
-  log_p = mask_log_probability(pixel, embedding, margin, spatial_dims=spatial_dims)
-  window = window_mask(boxes, pixel.shape[:2], grid_size)
-  return jnp.where(window, log_p, OUTSIDE_LOG_PROBABILITY)
+  log_p = mask_log_probability(
+    pixel, embedding, margin, spatial_dims=preset.spatial_dims
+  )
+  if preset.read_out == 'log_probability':
+    window = window_mask(boxes, pixel.shape[:2], grid_size)
+    return jnp.where(window, log_p, OUTSIDE_LOG_PROBABILITY)
+  return jnp.where(box_mask(boxes, pixel.shape[:2], grid_size), jnp.exp(log_p), 0)
 
 
 def _resize_weights(

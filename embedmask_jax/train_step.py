@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from embedmask_jax.losses import LOSS_NAMES, Normalisers, compute_losses, normalisers
+from embedmask_jax.losses import Normalisers, compute_losses, loss_names, normalisers
 from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.models.factory import DATA_AXIS
-from embedmask_jax.models.heads import SPATIAL_DIMS
 from embedmask_jax.structures import Array, Batch, Targets
 from embedmask_jax.targets import assign_targets
 from embedmask_jax.train_state import TrainState
@@ -25,7 +24,6 @@ def make_train_step(
   mesh: Mesh,
   *,
   accumulation_steps: int = 1,
-  mask_loss_weight: float = 0.5,
 ) -> TrainStep:
   """Returns the compiled step: (state, global batch) -> (state, metrics).
 
@@ -35,17 +33,16 @@ def make_train_step(
   that of the whole batch at once, however it is split.
 
   Args:
-    model: the network.
+    model: the network; its preset says what is learnt.
     optimizer: optax transformation of the summed gradient.
     mesh: with the axis `DATA_AXIS`; the batch is split over it.
     accumulation_steps: parts of a replica's share; must divide it.
-    mask_loss_weight: factor of the mask loss.
 
   Returns:
     The step. Its state argument is donated. Metrics are float32 scalars: `loss`,
-    `loss/class`, `loss/box`, `loss/centerness`, `loss/mask`, `grad_norm` and
-    `num_positive`.
+    `loss/<name>` for all `loss_names`, `grad_norm` and `num_positive`.
   """
+  preset = model.preset
 
   def part_losses(
     params: dict, batch_stats: dict, batch: Batch, targets: Targets, total: Normalisers
@@ -58,14 +55,7 @@ def make_train_step(
       train=True,
       mutable=['batch_stats'],
     )
-    losses = compute_losses(
-      outputs,
-      targets,
-      batch,
-      total,
-      spatial_dims=SPATIAL_DIMS,
-      mask_loss_weight=mask_loss_weight,
-    )
+    losses = compute_losses(outputs, targets, batch, total, preset=preset)
     return sum(losses.values()), (updated.get('batch_stats', {}), losses)
 
   def replica_step(
@@ -92,7 +82,7 @@ def make_train_step(
     carry = (
       state.batch_stats,
       jax.tree.map(jnp.zeros_like, params),
-      {name: varying(jnp.zeros(())) for name in LOSS_NAMES},
+      {name: varying(jnp.zeros(())) for name in loss_names(preset)},
     )
     # XLA runs convolutions inside a loop ten times slower on CPUs.
     if accumulation_steps == 1:

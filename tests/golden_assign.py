@@ -4,12 +4,11 @@ import jax
 import numpy as np
 from golden_batch import make_batch
 from golden_data import from_polygons
-from golden_losses import best_overlaps, compare_choice
+from golden_losses import compare_choice
 from golden_rule import unpack_masks
 from golden_set import Arrays, GoldenSet
 from golden_table import Report
 
-from embedmask_jax.losses import choose_proposals
 from embedmask_jax.ops.locations import level_shapes
 from embedmask_jax.structures import Batch, Targets
 from embedmask_jax.targets import assign_targets
@@ -34,7 +33,7 @@ def check_assignment(golden: GoldenSet, report: Report) -> None:
     report.compare(
       'targets: regression', record, found.box_regression[positive], expected
     )
-    _compare_chosen(report, record, arrays, batch, targets)
+    _compare_chosen(golden, report, record, arrays, batch, targets)
 
 
 def _canvas(arrays: Arrays) -> tuple[int, int]:
@@ -70,7 +69,12 @@ def _batch(
 
 
 def _compare_chosen(
-  report: Report, record: str, arrays: Arrays, batch: Batch, targets: Targets
+  golden: GoldenSet,
+  report: Report,
+  record: str,
+  arrays: Arrays,
+  batch: Batch,
+  targets: Targets,
 ) -> None:
   """The chosen locations, for every set of regression outputs in stride units."""
   positive = arrays['matched'] >= 0
@@ -83,9 +87,15 @@ def _compare_chosen(
     regression[positive] = arrays[name]
     sets[name.removesuffix('bbox_reg_positives')] = regression
   for prefix, regression in sets.items():
-    chosen = np.asarray(
-      choose_proposals(regression[None], targets, batch.boxes, canvas)
+    compare_choice(
+      report,
+      f'{record} {prefix}'.strip(' _'),
+      arrays,
+      prefix,
+      regression,
+      jax.tree.map(lambda leaf: leaf[0], targets),
+      batch.boxes[0],
+      canvas,
+      golden.preset,
+      gap='gap',
     )
-    name = f'{record} {prefix}'.strip(' _')
-    iou = best_overlaps(regression, batch.boxes[0], canvas)
-    compare_choice(report, name, arrays, prefix, chosen[0], iou, gap='gap')

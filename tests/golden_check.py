@@ -1,8 +1,8 @@
-"""Holds this program against numbers recorded from the authors' 2021 code.
+"""Holds this program against numbers recorded from the authors' code.
 
   python tests/golden_check.py FOLDER
 
-reads a folder of golden records (any seeds, any images) and prints a table of
+reads a folder of golden records (any preset, seeds, images) and prints a table of
 quantities, largest errors, tolerances and verdicts. Exit status 1 if a quantity
 fails, or if a file of the folder was not checked.
 """

@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from golden_rule import unpack_masks
-from golden_set import Arrays
+from golden_set import Arrays, GoldenSet
 from golden_table import Report
 
-from embedmask_jax.models.heads import SPATIAL_DIMS
+from embedmask_jax.evaluate import detection_settings
 from embedmask_jax.ops.resize import double_size
 from embedmask_jax.postprocess import (
   DetectionSettings,
   detect,
-  proposal_log_probability,
+  mask_threshold,
+  read_mask,
 )
+from embedmask_jax.presets import Preset
 from embedmask_jax.structures import Detections, HeadOutputs
 
 # Detections that one turned decision may add and take away.
@@ -46,25 +48,34 @@ class Sizes:
     return int(height), int(-(-width // 8) * 8)
 
 
-def detections_of(outputs: HeadOutputs, sizes: Sizes, count: int) -> Detections:
+def settings_of(golden: GoldenSet) -> DetectionSettings:
+  """Those of the preset's config."""
+  return detection_settings(golden.config().eval)
+
+
+def detections_of(
+  golden: GoldenSet, outputs: HeadOutputs, sizes: Sizes, count: int
+) -> Detections:
   """The detections; `count` where ties left the original with more than its cap."""
-  settings = DetectionSettings()
+  settings = settings_of(golden)
   settings = dataclasses.replace(
     settings, max_detections=max(settings.max_detections, count)
   )
-  run = _compiled(settings, sizes.output_canvas)
+  run = _compiled(settings, golden.preset, sizes.output_canvas)
   return jax.tree.map(
     np.asarray, run(outputs, sizes.image, sizes.valid, sizes.original)
   )
 
 
 @cache
-def _compiled(settings: DetectionSettings, output_canvas: tuple[int, int]):
+def _compiled(
+  settings: DetectionSettings, preset: Preset, output_canvas: tuple[int, int]
+):
   return jax.jit(
     partial(
       detect,
       settings=settings,
-      spatial_dims=SPATIAL_DIMS,
+      preset=preset,
       output_canvas=output_canvas,
     )
   )
@@ -115,6 +126,7 @@ def decisions_in_doubt(
 
 
 def compare_detections(
+  golden: GoldenSet,
   report: Report,
   kind: str,
   record: str,
@@ -128,6 +140,7 @@ def compare_detections(
   """Compares detections with a `post_*` record.
 
   Args:
+    golden: the record's set.
     report: where to.
     kind: 'from heads' or 'from pixels', for the tolerances.
     record: name of the record.
@@ -145,7 +158,7 @@ def compare_detections(
     report.observe(f'detections {kind}: order of scores', record, rises)
     pairs = pairs_of(found, post, i)
     _compare_numbers(report, kind, record, found, post, i, pairs)
-    _compare_masks(report, kind, record, outputs, found, post, sizes, i, pairs)
+    _compare_masks(golden, report, kind, record, outputs, found, post, sizes, i, pairs)
 
 
 def _compare_numbers(
@@ -174,6 +187,7 @@ def _compare_numbers(
 
 
 def _compare_masks(
+  golden: GoldenSet,
   report: Report,
   kind: str,
   record: str,
@@ -197,24 +211,25 @@ def _compare_masks(
   if f'im{i}_top' not in post:
     return
 
-  log_p = log_probabilities(outputs, found, sizes, i)
+  grids = mask_grids(golden.preset, outputs, found, sizes, i)
   grid = tuple(map(int, post['mask_grid_hw']))
-  threshold = float(np.log(DetectionSettings.mask_threshold))
+  threshold = mask_threshold(settings_of(golden), golden.preset)
   for k, cells in enumerate(post[f'im{i}_mask_cells']):
     if k in row_of:
-      error = abs(int((log_p[row_of[k]] > threshold).sum()) - int(cells))
+      error = abs(int((grids[row_of[k]] > threshold).sum()) - int(cells))
       quantity = f'detections {kind}: mask cells'
       report.observe(quantity, record, error / (grid[0] * grid[1]))
 
   top = [int(k) for k in post[f'im{i}_top']]
   known = [n for n, k in enumerate(top) if k in row_of]
   rows = [row_of[top[n]] for n in known]
-  report.compare(
-    f'detections {kind}: mask log-probability',
-    record,
-    log_p[rows],
-    post[f'im{i}_top_mask_logp'][known],
-  )
+  for name, quantity in (
+    ('logp', 'mask log-probability'),
+    ('prob', 'mask probability'),
+  ):
+    if f'im{i}_top_mask_{name}' in post:
+      expected = post[f'im{i}_top_mask_{name}'][known]
+      report.compare(f'detections {kind}: {quantity}', record, grids[rows], expected)
   expected = unpack_masks(post[f'im{i}_top_coco_masks'], (height, width))
   for row, n in zip(rows, known, strict=True):
     error = float(np.mean(inside[row] != expected[n]))
@@ -244,20 +259,20 @@ def _with_one_window(
   return rows
 
 
-def log_probabilities(
-  outputs: HeadOutputs, found: Detections, sizes: Sizes, i: int
+def mask_grids(
+  preset: Preset, outputs: HeadOutputs, found: Detections, sizes: Sizes, i: int
 ) -> np.ndarray:
-  """The log-probabilities of an image's detections at stride 4, [K, rows, columns]."""
+  """What is read of an image's detections at stride 4, [K, rows, columns]."""
   valid = jnp.asarray(sizes.valid)
   pixels = double_size(outputs.pixel_embedding, valid // 8)
   location = found.location[i]
   return np.asarray(
-    proposal_log_probability(
+    read_mask(
       pixels[i],
       outputs.proposal_embedding[i][location],
       outputs.margin[i][location],
       jnp.asarray(found.network_boxes[i]),
       valid[i] // 4,
-      spatial_dims=SPATIAL_DIMS,
+      preset=preset,
     )
   )

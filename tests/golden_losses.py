@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from golden_batch import batch_of
-from golden_rule import subsample
+from golden_rule import subsample, unpack_masks
 from golden_set import (
   FIELDS,
   LEVELS,
@@ -21,16 +21,18 @@ from golden_set import (
 from golden_table import OUTPUTS, Report
 
 from embedmask_jax.errors import UserError
-from embedmask_jax.losses import (
-  LOSS_NAMES,
-  choose_proposals,
-  compute_losses,
-  mask_loss,
-  normalisers,
-)
-from embedmask_jax.models.heads import SPATIAL_DIMS
+from embedmask_jax.losses import compute_losses, loss_names, normalisers
+from embedmask_jax.mask_loss import mask_loss_sums
 from embedmask_jax.ops.boxes import box_iou, boxes_from_distances
 from embedmask_jax.ops.locations import level_shapes, location_strides, locations
+from embedmask_jax.ops.masks import crop_mask
+from embedmask_jax.presets import Preset
+from embedmask_jax.proposal_sampling import (
+  ProposalSamples,
+  choose_proposals,
+  overlapping_proposals,
+  sample_proposals,
+)
 from embedmask_jax.structures import Batch, HeadOutputs, Targets
 from embedmask_jax.targets import assign_targets
 
@@ -53,10 +55,25 @@ def check_losses(golden: GoldenSet, report: Report) -> None:
     if outputs is None:
       _compare_nothing_chosen(report, record, arrays)
       continue
-    chosen = _compare_chosen(report, record, arrays, batch, targets, outputs)
+    preset = golden.preset
+    for i in range(len(batch.boxes)):
+      compare_choice(
+        report,
+        record,
+        arrays,
+        f'im{i}_',
+        outputs.box_regression[i],
+        jax.tree.map(lambda leaf, i=i: leaf[i], targets),
+        batch.boxes[i],
+        batch.images.shape[1:3],
+        preset,
+        gap='iou_gap',
+      )
+    _compare_counts(report, record, arrays, targets)
     head = golden.arrays(f'{record}_head') if base == record else arrays
-    _compare_losses(report, record, head, batch, targets, outputs)
-    _compare_instances(report, record, arrays, batch, chosen, outputs)
+    _compare_losses(report, record, head, batch, targets, outputs, preset)
+    samples = sample_proposals(outputs, targets, batch, preset=preset)
+    _compare_instances(report, record, arrays, batch, samples, outputs, preset)
 
 
 def heads_of(golden: GoldenSet, record: str) -> tuple[str, HeadOutputs | None]:
@@ -121,43 +138,28 @@ def _compare_nothing_chosen(report: Report, record: str, arrays: Arrays) -> None
   """Without a positive location nothing is chosen, whatever the heads say."""
   if arrays['n_pos'] > 0:
     return
-  for name, value in (('pos_index', -1), ('best_iou', -1), ('n_matched', 0)):
+  for name, value in (
+    ('pos_index', -1),
+    ('pos_count', 0),
+    ('pos_list', 0),
+    ('best_iou', -1),
+    ('n_matched', 0),
+  ):
     for key in arrays.names(rf'im\d+_{name}'):
       expected = arrays[key]
       found = np.full(len(expected), value)
       report.compare('targets: chosen locations', record, found, expected)
 
 
-def _compare_chosen(
-  report: Report,
-  record: str,
-  arrays: Arrays,
-  batch: Batch,
-  targets: Targets,
-  outputs: HeadOutputs,
-) -> np.ndarray:
-  """Returns ours, int32 [B, N]."""
-  canvas = batch.images.shape[1:3]
-  chosen = np.asarray(
-    choose_proposals(outputs.box_regression, targets, batch.boxes, canvas)
-  )
-  for i, found in enumerate(chosen):
-    quality = best_overlaps(outputs.box_regression[i], batch.boxes[i], canvas)
-    compare_choice(report, record, arrays, f'im{i}_', found, quality, gap='iou_gap')
+def _compare_counts(
+  report: Report, record: str, arrays: Arrays, targets: Targets
+) -> None:
+  """The locations matched to each instance."""
+  for i, matched in enumerate(np.asarray(targets.matched)):
     if f'im{i}_n_matched' in arrays:
       expected = arrays[f'im{i}_n_matched']
-      own = np.asarray(targets.matched[i])[:, None] == np.arange(len(expected))
+      own = matched[:, None] == np.arange(len(expected))
       report.compare('targets: counts', record, own.sum(axis=0), expected)
-  return chosen
-
-
-def best_overlaps(
-  regression: np.ndarray, boxes: np.ndarray, canvas: tuple[int, int]
-) -> np.ndarray:
-  """IoU [N, P] of an image's boxes with the boxes predicted at every location."""
-  distances = regression * location_strides(canvas)[:, None]
-  predicted = boxes_from_distances(locations(canvas), distances)
-  return np.asarray(box_iou(predicted[None], jnp.asarray(boxes)[:, None]))
 
 
 def compare_choice(
@@ -165,8 +167,11 @@ def compare_choice(
   record: str,
   arrays: Arrays,
   prefix: str,
-  found: np.ndarray,
-  iou: np.ndarray,
+  regression: np.ndarray,
+  targets: Targets,
+  boxes: np.ndarray,
+  canvas: tuple[int, int],
+  preset: Preset,
   *,
   gap: str,
 ) -> None:
@@ -175,34 +180,90 @@ def compare_choice(
   Args:
     report: where to.
     record: name of the record.
-    arrays: with `<prefix>pos_index` and perhaps `<prefix>best_iou`, `<prefix><gap>`.
+    arrays: with `<prefix>pos_index`, or `<prefix>pos_count` and `<prefix>pos_list`,
+      and perhaps `<prefix>best_iou`, `<prefix><gap>`.
     prefix: of the names.
-    found: ours, int [N].
-    iou: [N, P], see `best_overlaps`.
-    gap: name of the distances of the best to the second best.
+    regression: float32 [P, 4], in strides.
+    targets: of the image.
+    boxes: float32 [N, 4].
+    canvas: (H, W).
+    preset: how locations are chosen.
+    gap: name of the distances to another choice.
   """
+  matched = np.asarray(targets.matched)
+  units = 1 if preset.has_stride_slip else location_strides(canvas)[:, None]
+  predicted = boxes_from_distances(locations(canvas), np.asarray(regression) * units)
+  iou = np.asarray(box_iou(predicted[None], jnp.asarray(boxes)[:, None]))
+  images = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (targets, boxes))
+  if preset.proposals == 'best':
+    compare = _compare_best
+    found = choose_proposals(jnp.asarray(regression)[None], *images, canvas)
+  else:
+    compare = _compare_averaged
+    found = overlapping_proposals(
+      jnp.asarray(regression)[None],
+      *images,
+      canvas,
+      has_stride_slip=preset.has_stride_slip,
+    )
+  gaps = arrays.get(f'{prefix}{gap}')
+  compare(report, record, arrays, prefix, np.asarray(found)[0], matched, iou, gaps)
+  if f'{prefix}best_iou' in arrays:
+    expected = arrays[f'{prefix}best_iou']
+    own = matched == np.arange(len(expected))[:, None]
+    best = np.where(own, iou[: len(expected)], -1).max(axis=1)
+    report.compare('targets: IoU of chosen locations', record, best, expected)
+
+
+def _compare_best(
+  report: Report,
+  record: str,
+  arrays: Arrays,
+  prefix: str,
+  found: np.ndarray,
+  matched: np.ndarray,
+  iou: np.ndarray,
+  gaps: np.ndarray | None,
+) -> None:
+  """One location of each instance, or -1."""
   expected = arrays[f'{prefix}pos_index']
   found = found[: len(expected)]
   rows = np.arange(len(expected))
   difference = np.abs(iou[rows, found] - iou[rows, expected])
   is_tie = (difference < _IOU_TIE) & (found >= 0) & (expected >= 0)
-  if f'{prefix}{gap}' in arrays:
+  if gaps is not None:
     # An exact tie is decided by the order of the locations.
-    is_tie &= arrays[f'{prefix}{gap}'] > 0
+    is_tie &= gaps > 0
   found_or_tie = np.where(is_tie, expected, found)
   report.compare('targets: chosen locations', record, found_or_tie, expected)
-  if f'{prefix}best_iou' in arrays:
-    best = np.where(found >= 0, iou[rows, found], -1)
-    expected = arrays[f'{prefix}best_iou']
-    report.compare('targets: IoU of chosen locations', record, best, expected)
+
+
+def _compare_averaged(
+  report: Report,
+  record: str,
+  arrays: Arrays,
+  prefix: str,
+  found: np.ndarray,
+  matched: np.ndarray,
+  iou: np.ndarray,
+  gaps: np.ndarray | None,
+) -> None:
+  """The locations averaged for each instance, of which there may be none."""
+  counts = arrays[f'{prefix}pos_count']
+  lists = np.split(arrays[f'{prefix}pos_list'], np.cumsum(counts)[:-1])
+  for n, expected in enumerate(lists):
+    if gaps is not None and 0 < gaps[n] < _IOU_TIE:
+      report.note(f'{record} {prefix}: instance {n} skipped, its choice is in doubt')
+      continue
+    own = np.flatnonzero(found & (matched == n))
+    report.compare('targets: chosen locations', record, own, np.sort(expected))
 
 
 @cache
-def _losses_and_gradients():
+def _losses_and_gradients(preset: Preset):
   def total(outputs, targets, batch):
-    losses = compute_losses(
-      outputs, targets, batch, normalisers(batch, targets), spatial_dims=SPATIAL_DIMS
-    )
+    parts = normalisers(batch, targets)
+    losses = compute_losses(outputs, targets, batch, parts, preset=preset)
     return sum(losses.values()), losses
 
   return jax.jit(jax.grad(total, has_aux=True))
@@ -215,9 +276,10 @@ def _compare_losses(
   batch: Batch,
   targets: Targets,
   outputs: HeadOutputs,
+  preset: Preset,
 ) -> None:
-  gradients, losses = _losses_and_gradients()(outputs, targets, batch)
-  found = np.stack([losses[name] for name in LOSS_NAMES])
+  gradients, losses = _losses_and_gradients(preset)(outputs, targets, batch)
+  found = np.stack([losses[name] for name in loss_names(preset)])
   report.compare('losses from heads', record, found, head['losses'])
   for name in OUTPUTS:
     compare_gradient(
@@ -256,27 +318,36 @@ def compare_gradient(
     report.compare(quantity, record, subsample(whole, _GRADIENT_SAMPLE), expected)
 
 
-@cache
-def _mask_loss():
-  return jax.jit(partial(mask_loss, spatial_dims=SPATIAL_DIMS, chunk=8))
-
-
 def _compare_instances(
   report: Report,
   record: str,
   arrays: Arrays,
   batch: Batch,
-  chosen: np.ndarray,
+  samples: ProposalSamples,
   outputs: HeadOutputs,
+  preset: Preset,
 ) -> None:
-  """The mask loss of one instance is that of the image with it alone."""
-  rows = np.arange(chosen.shape[1])
+  """The mask loss of one sample is that of the image with it alone."""
+  rows = np.arange(samples.valid.shape[1])
   alone = [
-    np.asarray(_mask_loss()(outputs, batch, np.where(rows == n, chosen, -1)))
-    for n in rows
+    np.asarray(
+      _mask_loss(preset)(outputs, batch, samples.replace(valid=samples.valid & only))
+    )
+    for only in rows == rows[:, None]
   ]
-  for i in range(len(chosen)):
+  grid = tuple(side // 4 for side in batch.images.shape[1:3])
+  for i, valid in enumerate(np.asarray(samples.valid)):
     name = f'im{i}_mask_loss_per_instance'
     if name in arrays:
-      found = [alone[n][i] for n in rows if chosen[i, n] >= 0]
+      found = [alone[n][i] for n in rows if valid[n]]
       report.compare('losses from heads: per instance', record, found, arrays[name])
+    if f'im{i}_crop_s4' in arrays and preset.crop_growth is not None:
+      boxes, size = jnp.asarray(batch.boxes[i][valid]), jnp.array(grid, jnp.int32)
+      found = crop_mask(boxes, grid, size, growth=preset.crop_growth)
+      expected = unpack_masks(arrays[f'im{i}_crop_s4'], grid)
+      report.compare('losses from heads: cells counted', record, found, expected)
+
+
+@cache
+def _mask_loss(preset: Preset):
+  return jax.jit(partial(mask_loss_sums, preset=preset, chunk=8))

@@ -26,7 +26,6 @@ from golden_set import (
 )
 from golden_table import FEATURES, OUTPUTS, Report, over
 
-from configs import base
 from embedmask_jax.import_weights import import_authors
 from embedmask_jax.models.embedmask import EmbedMask, normalise_images
 from embedmask_jax.models.factory import build_model
@@ -39,25 +38,22 @@ _FEATURE_SAMPLE = 512
 _NOISE = (2e-5, 5e-4, 2e-5)
 
 
-@cache
-def model_of(arch: str) -> EmbedMask:
+def model_of(golden: GoldenSet, arch: str) -> EmbedMask:
   """The paper's network, 'R50' or 'R101'."""
-  config = base.get_config().model
-  config.backbone = golden_rule.ARCHES[arch]
-  return build_model(config, golden_rule.NUM_CLASSES)
+  return build_model(golden.config(arch).model, golden_rule.NUM_CLASSES)
 
 
 # Weights of 140 MB a seed: only the last are kept.
 @lru_cache(maxsize=2)
-def variables_of(arch: str, seed: int) -> dict:
+def variables_of(golden: GoldenSet, arch: str, seed: int) -> dict:
   """Our variables with the rule's weights."""
-  return import_authors(state_dict_of(arch, seed))[0]
+  return import_authors(state_dict_of(golden, arch, seed))[0]
 
 
-def state_dict_of(arch: str, seed: int) -> dict[str, np.ndarray]:
+def state_dict_of(golden: GoldenSet, arch: str, seed: int) -> dict[str, np.ndarray]:
   """The rule's weights under the authors' names."""
-  shapes = {place.key: place.shape for place in golden_rule.tensor_places(arch)}
-  return golden_rule.draw_state_dict(seed, shapes)
+  places = golden_rule.tensor_places(arch, golden.config(arch).model)
+  return golden_rule.draw_state_dict(seed, {p.key: p.shape for p in places})
 
 
 def check_forward(golden: GoldenSet, report: Report, only: str = '.*') -> None:
@@ -75,10 +71,10 @@ def check_forward(golden: GoldenSet, report: Report, only: str = '.*') -> None:
     canvas = canvas_of(arrays)
     sizes = arrays['image_sizes_hw'].astype(np.int32)
     images = pad_images(images_of(arrays, entry['files'], sizes), canvas)
-    _compare_input(report, record, arrays, images, sizes)
-    model = model_of(entry['arch'])
+    _compare_input(golden, report, record, arrays, images, sizes)
+    model = model_of(golden, entry['arch'])
     outputs, features = forward(model)(
-      variables_of(entry['arch'], entry['seed']),
+      variables_of(golden, entry['arch'], entry['seed']),
       images,
       sizes,
       np.full_like(sizes, canvas),
@@ -90,9 +86,14 @@ def check_forward(golden: GoldenSet, report: Report, only: str = '.*') -> None:
 
 
 def _compare_input(
-  report: Report, record: str, arrays: Arrays, images: np.ndarray, sizes: np.ndarray
+  golden: GoldenSet,
+  report: Report,
+  record: str,
+  arrays: Arrays,
+  images: np.ndarray,
+  sizes: np.ndarray,
 ) -> None:
-  config = base.get_config().model
+  config = golden.config().model
   found = normalise_images(
     jnp.asarray(images), jnp.asarray(sizes), config.pixel_mean, config.pixel_std
   )
@@ -181,8 +182,9 @@ def _compare_detections(
 ) -> None:
   post = golden.arrays(record)
   sizes = Sizes.of(post, canvas)
-  found = detections_of(outputs, sizes, int(post['n_final'].max(initial=0)))
+  found = detections_of(golden, outputs, sizes, int(post['n_final'].max(initial=0)))
   compare_detections(
+    golden,
     report,
     'from pixels',
     record,

@@ -11,13 +11,14 @@ from golden_detections import (
   decisions_in_doubt,
   detections_of,
   pairs_of,
+  settings_of,
 )
 from golden_set import Arrays, GoldenSet, canvas_of, head_outputs
 from golden_table import Report
 
 from embedmask_jax.errors import UserError
 from embedmask_jax.ops.locations import locations
-from embedmask_jax.postprocess import DetectionSettings
+from embedmask_jax.postprocess import mask_threshold
 from embedmask_jax.structures import Detections, HeadOutputs
 
 _NUMBER = r'([\d.]+)'
@@ -88,11 +89,19 @@ def check_post(golden: GoldenSet, report: Report) -> None:
     forward, post = golden.arrays(case.forward), golden.arrays(record)
     outputs = case.change(head_outputs(forward, is_in_pixels=True))
     sizes = Sizes.of(post, canvas_of(forward))
-    found = detections_of(outputs, sizes, int(post['n_final'].max(initial=0)))
-    _compare_grid(report, record, post, sizes)
+    found = detections_of(golden, outputs, sizes, int(post['n_final'].max(initial=0)))
+    _compare_grid(golden, report, record, post, sizes)
     allowed = decisions_in_doubt(report, record, post, _ROUNDING)
     compare_detections(
-      report, 'from heads', record, outputs, found, post, sizes, allowed=allowed
+      golden,
+      report,
+      'from heads',
+      record,
+      outputs,
+      found,
+      post,
+      sizes,
+      allowed=allowed,
     )
     for i in range(len(sizes.image)):
       _compare_quoted(report, record, outputs, found, post, i)
@@ -105,12 +114,14 @@ def check_post(golden: GoldenSet, report: Report) -> None:
       report.observe('detections from heads: numbers of candidates', record, error)
 
 
-def _compare_grid(report: Report, record: str, post: Arrays, sizes: Sizes) -> None:
+def _compare_grid(
+  golden: GoldenSet, report: Report, record: str, post: Arrays, sizes: Sizes
+) -> None:
   """The stride-4 grid, and the threshold where the record has it."""
   grid = [side // 4 for side in sizes.canvas]
   report.compare('detections from heads: grid', record, grid, post['mask_grid_hw'])
   if 'mask_threshold' in post:
-    threshold = np.log(DetectionSettings().mask_threshold)
+    threshold = mask_threshold(settings_of(golden), golden.preset)
     quantity = 'detections from heads: threshold'
     report.compare(quantity, record, threshold, post['mask_threshold'])
 
@@ -131,11 +142,12 @@ def _compare_quoted(
     ('margin', outputs.margin),
   ):
     if f'im{i}_proposal_{name}' in post:
+      expected = post[f'im{i}_proposal_{name}'][theirs]
       report.compare(
         'detections from heads: embeddings and margins',
         record,
-        np.asarray(array[i])[location],
-        post[f'im{i}_proposal_{name}'][theirs],
+        np.asarray(array[i])[location].reshape(expected.shape),
+        expected,
       )
 
 

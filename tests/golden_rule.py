@@ -1,4 +1,4 @@
-"""The rules by which golden sets of the 2021 preset are made anew.
+"""The rules by which golden sets are made anew.
 
 A golden folder stores neither weights nor, where its images come from a formula,
 images: both are drawn from seeds as its README says. A digest over the weights
@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from embedmask_jax.models.resnet import ARCHITECTURES
 from embedmask_jax.weights.architecture import Backbone
@@ -23,18 +24,33 @@ _FINAL_LAYERS = {
   'cls_logits': (0.12, -10.5, 0.5),
   'bbox_pred': (0.1, 2.5, 0.3),
   'centerness': (0.08, 0.5, 0.2),
+  'proposal_embed_pred': (0.006, 0.0, 0.05),
+  'pixel_embed_pred': (0.006, 0.0, 0.05),
   'proposal_spatial_embed_pred': (0.01, 0.0, 0.05),
   'proposal_other_embed_pred': (0.01, 0.0, 0.05),
   'pixel_spatial_embed_pred': (0.01, 0.0, 0.05),
   'pixel_other_embed_pred': (0.01, 0.0, 0.05),
   'proposal_margin_pred': (0.8, -1.0, 0.3),
 }
+# Of the kernel of a margin that comes from the four sides of a box.
+_BOX_MARGIN_DEVIATION = 6.0
 
 
-def tensor_places(arch: str) -> tuple[Place, ...]:
-  """Every tensor of the authors' network of an architecture, 'R50' or 'R101'."""
-  backbone = Backbone(*ARCHITECTURES[ARCHES[arch]])
-  return places(Sizes(backbone=backbone, num_classes=NUM_CLASSES))
+def tensor_places(arch: str, config: ConfigDict) -> tuple[Place, ...]:
+  """Every tensor of the authors' network of an architecture, 'R50' or 'R101'.
+
+  Args:
+    arch: 'R50' or 'R101'.
+    config: the `model` part of a config.
+  """
+  return places(
+    Sizes(
+      backbone=Backbone(*ARCHITECTURES[ARCHES[arch]]),
+      num_classes=NUM_CLASSES,
+      embedding_dim=config.embedding_dim,
+      preset=config.preset,
+    )
+  )
 
 
 def draw_state_dict(seed: int, shapes: Mapping[str, Iterable[int]]) -> dict:
@@ -45,7 +61,7 @@ def draw_state_dict(seed: int, shapes: Mapping[str, Iterable[int]]) -> dict:
 def draw_tensor(seed: int, key: str, shape: tuple[int, ...]) -> np.ndarray:
   """The tensor that (seed, key, shape) stands for; drawn and computed in float64."""
   generator = np.random.Generator(np.random.PCG64(zlib.crc32(f'{seed}/{key}'.encode())))
-  value = _rule(key)(generator, shape)
+  value = _rule(key, shape)(generator, shape)
   return value.astype(np.float32)
 
 
@@ -95,8 +111,8 @@ def unpack_masks(packed: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   return bits.reshape(-1, *shape).astype(bool)
 
 
-def _rule(key: str):
-  """The recipe for a key: (generator, shape) -> float64 array."""
+def _rule(key: str, shape: tuple[int, ...]):
+  """The recipe for a tensor: (generator, shape) -> float64 array."""
   kind = key.rsplit('.', 1)[1]
   if kind == 'scale':
     return lambda g, shape: 0.8 + 0.4 * g.random(shape)
@@ -111,6 +127,8 @@ def _rule(key: str):
       return _uniform(0.5, 0.5) if kind == 'weight' else _normal(-0.2, 0.1)
     return _he(1, is_centred=True) if kind == 'weight' else _normal(0, 0.05)
   deviation, bias_mean, bias_deviation = _FINAL_LAYERS[layer]
+  if shape == (1, 4, 1, 1):
+    deviation = _BOX_MARGIN_DEVIATION
   if kind == 'bias':
     return _normal(bias_mean, bias_deviation)
   return lambda g, shape: deviation * _centred(g.standard_normal(shape))

@@ -1,8 +1,10 @@
 """Reading a golden folder, with account of what has been read."""
 
+import importlib
 import json
 import re
 from collections.abc import Iterator
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import golden_rule
 import jax.numpy as jnp
 import numpy as np
 from golden_table import NOISE, Report
+from ml_collections import ConfigDict
 
 from embedmask_jax.errors import UserError
 from embedmask_jax.ops.locations import STRIDES, level_shapes
+from embedmask_jax.presets import PRESETS, Preset
 from embedmask_jax.structures import HeadOutputs
 
 # Their names of the head outputs -> ours.
@@ -24,6 +28,9 @@ FIELDS = {
   'proposal_margin': 'margin',
   'pixel_embed': 'pixel_embedding',
 }
+# The commit that a README names -> the preset that is to give the same numbers.
+_REVISIONS = {'be2885b': '2019_released', '28427b6': '2020', 'e9465cb': '2021'}
+_CONFIGS = {'R50': 'r50_1x', 'R101': 'r101_ms_3x'}
 # Arrays that a note names.
 _SHOWN = 6
 LEVELS = tuple(f'P{level}' for level in range(3, 8))
@@ -31,9 +38,7 @@ LEVELS = tuple(f'P{level}' for level in range(3, 8))
 _DIGEST = r'(R\d+)[ _]seed ?(\d+)(?: \([^)]*\))?:? ([0-9a-f]{64})'
 # Names of arrays that are not compared (beginnings, regular expressions), and why.
 UNUSED = {
-  'train_crop_pad': 'cropping of the mask loss, off in the 2021 configs',
-  'infer_box_mask': 'a function that the 2021 code does not call',
-  'pp_': 'POSTPROCESS_MASKS=True, off in the 2021 configs',
+  'pp_': 'POSTPROCESS_MASKS=True, off in all configs',
   '(linear_)?iou_(sum|grad|each)': 'an IoU loss that no preset uses',
   'tf_polys_flipped': 'coordinates inside the rasteriser; they show in its masks',
   'n_after_topk': 'a number inside the selection, which shows in what is selected',
@@ -61,6 +66,12 @@ class Arrays:
     self.read.add(name)
     return self._arrays[name]
 
+  def get(self, name: str) -> np.ndarray | None:
+    """An array that a record may lack."""
+    if name not in self:
+      return None
+    return self[name]
+
   def names(self, pattern: str = '') -> list[str]:
     """The names that match a regular expression as a whole, in order."""
     return [name for name in self._arrays if re.fullmatch(pattern or '.*', name)]
@@ -79,6 +90,26 @@ class GoldenSet:
       raise UserError(f'{folder}: no such folder')
     self._arrays: dict[str, Arrays] = {}
     self._json: dict[str, Any] = {}
+
+  @cached_property
+  def preset_name(self) -> str:
+    """Whose numbers these are; '2021' where the folder does not say."""
+    readme = self.folder / 'README.md'
+    text = readme.read_text() if readme.exists() else ''
+    return next((name for key, name in _REVISIONS.items() if key in text), '2021')
+
+  @property
+  def preset(self) -> Preset:
+    return PRESETS[self.preset_name]
+
+  @cache  # noqa: B019  # sets are few and live as long as the program
+  def config(self, arch: str = 'R50') -> ConfigDict:
+    """The config of the preset for an architecture, 'R50' or 'R101'."""
+    name = self.preset_name.removesuffix('_released')
+    config = importlib.import_module(f'configs.coco_{name}_{_CONFIGS[arch]}')
+    config = config.get_config()
+    config.model.preset = self.preset_name
+    return config
 
   def has(self, name: str) -> bool:
     return (self.folder / name).exists()

@@ -96,6 +96,7 @@ TOLERANCES: dict[str, Tolerance] = {
   'unit: bilinear resizing': Tolerance('absolute', 1e-4),
   'unit: mask reduction': _EQUAL,
   'unit: mask log-probability': Tolerance('absolute', 1e-4),
+  'unit: cells around boxes': _EQUAL,
   'unit: mask probability': Tolerance('absolute', 1e-5),
   'unit: resize table': _EQUAL,
   'unit: boxes resized and flipped': Tolerance('absolute', 1e-4),
@@ -115,6 +116,7 @@ TOLERANCES: dict[str, Tolerance] = {
   'targets: IoU of chosen locations': Tolerance('absolute', 1e-5),
   'losses from heads': _LOSS,
   'losses from heads: per instance': _LOSS,
+  'losses from heads: cells counted': _EQUAL,
   'forward: input': Tolerance('absolute', 5e-5),
   'forward: locations': _EQUAL,
   'forward: shapes': _EQUAL,
@@ -134,9 +136,9 @@ TOLERANCES: dict[str, Tolerance] = {
   'trajectory: momentum': Tolerance('of 3 spread + 1e-3', 1),
 }
 # The numbers that the network's noise reaches: boxes, scores, log-probabilities.
-for _kind, _boxes, _scores, _log_p in (
-  ('from heads', 1e-4, 1e-5, 1e-3),
-  ('from pixels', 1e-2, 1e-4, 1e-2),
+for _kind, _boxes, _scores, _log_p, _p in (
+  ('from heads', 1e-4, 1e-5, 1e-3, 1e-5),
+  ('from pixels', 1e-2, 1e-4, 1e-2, 1e-4),
 ):
   TOLERANCES |= {
     f'detections {_kind}: missing or extra': _NONE,
@@ -146,6 +148,7 @@ for _kind, _boxes, _scores, _log_p in (
     f'detections {_kind}: boxes in the original': Tolerance('absolute', 10 * _boxes),
     f'detections {_kind}: scores': Tolerance('absolute', _scores),
     f'detections {_kind}: mask log-probability': Tolerance('absolute', _log_p),
+    f'detections {_kind}: mask probability': Tolerance('absolute', _p),
     f'detections {_kind}: mask cells': _PIXELS,
     f'detections {_kind}: masks': _PIXELS,
     f'detections {_kind}: mask areas': _PIXELS,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -18,12 +18,10 @@ from golden_rule import subsample
 from golden_set import Arrays, GoldenSet, canvas_of, images_of, pad_images
 from golden_table import Report, over, rms
 
-from configs import base
 from embedmask_jax.devices import data_mesh, replicate
 from embedmask_jax.import_weights import export_authors
-from embedmask_jax.losses import LOSS_NAMES, compute_losses, normalisers
+from embedmask_jax.losses import compute_losses, loss_names, normalisers
 from embedmask_jax.models.embedmask import EmbedMask
-from embedmask_jax.models.heads import SPATIAL_DIMS
 from embedmask_jax.optim import OptimSettings, Schedule, is_trained, make_optimizer
 from embedmask_jax.structures import Batch
 from embedmask_jax.targets import assign_targets
@@ -49,16 +47,22 @@ def check_parameter_gradients(
     images = pad_images(images_of(arrays, entry['files'], sizes), canvas_of(arrays))
     batch = batch_of(arrays, images)
     arch = entry.get('arch', _DEFAULT_ARCH)
-    variables = variables_of(arch, entry['seed'])
-    losses, gradients = _gradients(model_of(arch))(variables, batch)
+    variables = variables_of(golden, arch, entry['seed'])
+    losses, gradients = _gradients(model_of(golden, arch))(variables, batch)
     _compare_losses(report, record, arrays, np.asarray(losses))
     parts = [_named(part, variables) for part in gradients]
-    _compare_gradients(report, record, arrays, parts, arch)
+    frozen = [
+      place.key
+      for place in golden_rule.tensor_places(arch, golden.config(arch).model)
+      if place.path[0] == 'params' and place.key not in arrays['param_names']
+    ]
+    _compare_gradients(report, record, arrays, parts, frozen)
 
 
 @cache
 def _gradients(model: EmbedMask):
-  """(variables, batch) -> losses [4], gradients, one for each loss."""
+  """(variables, batch) -> losses [n], gradients, one for each loss."""
+  names = loss_names(model.preset)
 
   @jax.jit
   def gradient(variables: dict, batch: Batch, weights: jax.Array):
@@ -73,8 +77,8 @@ def _gradients(model: EmbedMask):
         batch.valid_size,
         train=True,
       )
-      losses = compute_losses(outputs, targets, batch, total, spatial_dims=SPATIAL_DIMS)
-      losses = jnp.stack([losses[name] for name in LOSS_NAMES])
+      losses = compute_losses(outputs, targets, batch, total, preset=model.preset)
+      losses = jnp.stack([losses[name] for name in names])
       return weights @ losses, losses
 
     gradients, losses = jax.grad(weighted, has_aux=True)(variables['params'])
@@ -82,7 +86,7 @@ def _gradients(model: EmbedMask):
 
   def run(variables: dict, batch: Batch):
     # Not mapped in one program: XLA's convolutions are slow in a loop on CPUs.
-    results = [gradient(variables, batch, row) for row in jnp.eye(len(LOSS_NAMES))]
+    results = [gradient(variables, batch, row) for row in jnp.eye(len(names))]
     return results[0][0], [gradients for _, gradients in results]
 
   return run
@@ -107,18 +111,13 @@ def _compare_gradients(
   record: str,
   arrays: Arrays,
   parts: list[dict[str, np.ndarray]],
-  arch: str,
+  frozen: list[str],
 ) -> None:
-  """Compares gradients; `parts` has one for each loss."""
+  """Compares gradients; `parts` has one for each loss, `frozen` must be zero."""
   names = [str(name) for name in arrays['param_names']]
   whole = {name: sum(part[name].astype(np.float64) for part in parts) for name in names}
-  frozen = sum(
-    np.any(part[place.key])
-    for part in parts
-    for place in golden_rule.tensor_places(arch)
-    if place.path[0] == 'params' and place.key not in whole
-  )
-  report.observe('end to end: gradients of frozen parameters', record, frozen)
+  moving = sum(np.any(part[key]) for part in parts for key in frozen)
+  report.observe('end to end: gradients of frozen parameters', record, moving)
 
   unrest = 0.0
   for key in arrays.names('grad/.*'):
@@ -158,7 +157,7 @@ def check_trajectories(golden: GoldenSet, report: Report) -> None:
     arrays = golden.arrays(record)
     entry = golden.json('traj_index')[record]
     settings = dataclasses.replace(
-      OptimSettings(**base.get_config().optim),
+      OptimSettings(**golden.config().optim),
       learning_rate=entry['base_lr'],
       warmup_steps=entry['warmup_iters'],
       milestones=tuple(entry['steps']),
@@ -174,22 +173,26 @@ def check_trajectories(golden: GoldenSet, report: Report) -> None:
     images = pad_images(images_of(arrays, list(names), list(sizes)), canvas)
     batch = batch_from_polygons(entry['instances'], sizes, canvas, images)
     steps = min(_COMPARABLE_STEPS.get(record, total), total)
-    for step, state, metrics in _run(entry, settings, schedule, batch, steps):
-      _compare_step(report, record, arrays, step, state, metrics)
+    model = model_of(golden, entry.get('arch', _DEFAULT_ARCH))
+    variables = variables_of(golden, entry.get('arch', _DEFAULT_ARCH), entry['seed'])
+    run = _run(model, variables, settings, schedule, batch, steps)
+    for step, state, metrics in run:
+      _compare_step(
+        report, record, arrays, loss_names(model.preset), step, state, metrics
+      )
 
 
 def _run(
-  entry: Mapping[str, Any],
+  model: EmbedMask,
+  variables: dict,
   settings: OptimSettings,
   schedule: Schedule,
   batch: Batch,
   steps: int,
 ) -> Iterator[tuple[int, TrainState, dict[str, Any]]]:
   """Yields the state before the first step, then after each with its metrics."""
-  arch = entry.get('arch', _DEFAULT_ARCH)
-  model = model_of(arch)
   # The step gives its state's memory away; the drawn weights are kept.
-  variables = jax.tree.map(jnp.array, variables_of(arch, entry['seed']))
+  variables = jax.tree.map(jnp.array, variables)
   trained = is_trained(variables['params'], model.frozen_stages)
   optimizer = make_optimizer(settings, schedule, trained=trained)
   mesh = data_mesh(1)
@@ -205,6 +208,7 @@ def _compare_step(
   report: Report,
   record: str,
   arrays: Arrays,
+  losses: tuple[str, ...],
   step: int,
   state: TrainState,
   metrics: dict[str, Any],
@@ -222,7 +226,7 @@ def _compare_step(
       report.compare('trajectory: initial parameters', record, sample, expected)
     return
 
-  for i, name in enumerate(LOSS_NAMES):
+  for i, name in enumerate(losses):
     loss = arrays['losses'][step - 1, i]
     spread = arrays['losses_spread'][step - 1, i]
     error = abs(float(metrics[f'loss/{name}']) - loss)

@@ -3,21 +3,23 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from golden_rule import subsample
+from golden_rule import subsample, unpack_masks
 from golden_set import Arrays, GoldenSet
 from golden_table import Report
 
 from embedmask_jax.losses import focal_loss, giou_loss
-from embedmask_jax.models.heads import SPATIAL_DIMS
 from embedmask_jax.ops.boxes import box_iou, clip_boxes
 from embedmask_jax.ops.lovasz import logit_from_log_probability, lovasz_hinge
 from embedmask_jax.ops.masks import (
   OUTSIDE_LOG_PROBABILITY,
+  box_mask,
+  crop_mask,
   mask_log_probability,
   window_mask,
 )
 from embedmask_jax.ops.nms import greedy_nms
 from embedmask_jax.ops.resize import bilinear_weights, double_size
+from embedmask_jax.presets import Preset
 from embedmask_jax.targets import centerness_targets
 
 # How much of a large array a record keeps.
@@ -35,7 +37,6 @@ def check_units(golden: GoldenSet, report: Report) -> None:
     'lovasz_jaccard_weights': _jaccard,
     'lovasz_p1_prob': _lovasz_at_one,
     'lov_prob': _lovasz_with_mask,
-    'lov_p0_bg': _lovasz_extremes,
     'giou_sum': _giou,
     'centerness': _centerness,
     'focal_logits': _focal,
@@ -44,11 +45,15 @@ def check_units(golden: GoldenSet, report: Report) -> None:
     'iou_pairs': _iou,
     'clip_boxes': _clip,
     'bilinear0_in': _bilinear,
-    'mp_pixel': _mask_probability,
+    'boxes_px': _cells_around_boxes,
   }
   for name, check in checks.items():
     if name in unit:
       check(unit, report)
+  if 'mp_pixel' in unit:
+    _mask_probability(golden, unit, report)
+  for name in unit.names(r'lov_(p0|p1|tiny)_[fb]g'):
+    _lovasz_extreme(golden, unit, name, report)
 
 
 def _lovasz_probabilities(unit: Arrays, report: Report) -> None:
@@ -92,7 +97,11 @@ def _compare_gradient(
 
 
 def lovasz_of_probability(
-  probability: np.ndarray, target: np.ndarray, valid: np.ndarray | bool = True
+  probability: np.ndarray,
+  target: np.ndarray,
+  valid: np.ndarray | bool = True,
+  *,
+  minimum: float = Preset.min_probability,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Losses [n] and their gradients with respect to probabilities [n, ...]."""
   rows = len(probability)
@@ -102,7 +111,8 @@ def lovasz_of_probability(
   log_p = jnp.log(jnp.asarray(probability, jnp.float32)).reshape(rows, -1)
 
   def losses(log_p):
-    return lovasz_hinge(logit_from_log_probability(log_p), flat_target, flat_valid)
+    logits = logit_from_log_probability(log_p, minimum=minimum)
+    return lovasz_hinge(logits, flat_target, flat_valid)
 
   gradient = np.asarray(jax.grad(lambda x: losses(x).sum())(log_p)).reshape(shape)
   # d log p / dp; where p is 0 the clamp has made the gradient 0 already.
@@ -155,18 +165,19 @@ def _lovasz_with_mask(unit: Arrays, report: Report) -> None:
   report.compare('unit: Lovasz gradient', 'lov_prob', gradient, unit['lov_grad'])
 
 
-def _lovasz_extremes(unit: Arrays, report: Report) -> None:
-  """p = 0, p = 1 and tiny p; what is infinite in the original is finite here."""
-  for name in unit.names(r'lov_(p0|p1|tiny)_[fb]g'):
-    probability, target, expected = unit[name]
-    loss, gradient = lovasz_of_probability(
-      probability[None].astype(np.float32), target[None] > 0
-    )
-    _count_not_finite(report, name, loss, gradient)
-    if np.isfinite(unit[f'{name}_loss']).all():
-      report.compare('unit: Lovasz loss', name, loss, unit[f'{name}_loss'])
-    known = np.isfinite(expected)
-    report.compare('unit: Lovasz gradient', name, gradient[0][known], expected[known])
+def _lovasz_extreme(golden: GoldenSet, unit: Arrays, name: str, report: Report) -> None:
+  """p = 0, p = 1 or tiny p; what is infinite in the original is finite here."""
+  probability, target, expected = unit[name]
+  loss, gradient = lovasz_of_probability(
+    probability[None].astype(np.float32),
+    target[None] > 0,
+    minimum=golden.preset.min_probability,
+  )
+  _count_not_finite(report, name, loss, gradient)
+  if np.isfinite(unit[f'{name}_loss']).all():
+    report.compare('unit: Lovasz loss', name, loss, unit[f'{name}_loss'])
+  known = np.isfinite(expected)
+  report.compare('unit: Lovasz gradient', name, gradient[0][known], expected[known])
 
 
 def _giou(unit: Arrays, report: Report) -> None:
@@ -263,23 +274,41 @@ def _bilinear(unit: Arrays, report: Report) -> None:
       report.compare('unit: bilinear resizing', f'{name} x2', sample(found), expected)
 
 
-def _mask_probability(unit: Arrays, report: Report) -> None:
+def _cells_around_boxes(unit: Arrays, report: Report) -> None:
+  """The cells that count in training, and those a mask may take at test."""
+  boxes, grid = jnp.asarray(unit['boxes_px']), tuple(map(int, unit['grid_hw']))
+  size = jnp.array(grid, jnp.int32)
+  for name, found in (
+    ('train_crop_pad0', crop_mask(boxes, grid, size, growth=0.0)),
+    ('train_crop_pad10', crop_mask(boxes, grid, size, growth=0.1)),
+    ('infer_box_mask', box_mask(boxes, grid, size)),
+  ):
+    expected = unpack_masks(unit[name], grid)
+    report.compare('unit: cells around boxes', name, found, expected)
+
+
+def _mask_probability(golden: GoldenSet, unit: Arrays, report: Report) -> None:
   pixel = jnp.asarray(unit['mp_pixel'].transpose(1, 2, 0))
   boxes = jnp.asarray(unit['mp_boxes' if 'mp_boxes' in unit else 'boxes_px'])
   log_p = mask_log_probability(
     pixel,
     jnp.asarray(unit['mp_center']),
-    jnp.asarray(unit['mp_margin']),
-    spatial_dims=SPATIAL_DIMS,
+    jnp.asarray(unit['mp_margin']).reshape(len(boxes), -1),
+    spatial_dims=golden.preset.spatial_dims,
   )
   grid = pixel.shape[:2]
   if 'grid_hw' in unit:
     report.compare('unit: mask probability', 'grid', grid, unit['grid_hw'])
-  window = window_mask(boxes, grid, jnp.array(grid, jnp.int32))
-  inside = jnp.where(window, log_p, OUTSIDE_LOG_PROBABILITY)
-  expected = unit['mp_out' if 'mp_out' in unit else 'mp_infer']
-  report.compare('unit: mask log-probability', 'mp_out', inside, expected)
   probability = np.exp(np.asarray(log_p))
+  expected = unit['mp_out' if 'mp_out' in unit else 'mp_infer']
+  size = jnp.array(grid, jnp.int32)
+  if golden.preset.read_out == 'log_probability':
+    window = window_mask(boxes, grid, size)
+    inside = jnp.where(window, log_p, OUTSIDE_LOG_PROBABILITY)
+    report.compare('unit: mask log-probability', 'mp_out', inside, expected)
+  else:
+    inside = np.where(box_mask(boxes, grid, size), probability, 0)
+    report.compare('unit: mask probability', 'mp_out', inside, expected)
   if 'mp_train_prob' in unit:
     expected = unit['mp_train_prob']
   else:

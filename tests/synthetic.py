@@ -9,6 +9,7 @@ import numpy as np
 from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.models.factory import init_variables
 from embedmask_jax.ops.locations import locations
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.structures import Batch
 
 COLOURS = np.asarray([[200, 30, 30], [30, 200, 30], [30, 30, 200]], np.uint8)
@@ -30,13 +31,14 @@ def tiny_model(**fields) -> EmbedMask:
 
 
 @functools.cache
-def _initial_values(norm: str) -> dict:
-  return jax.tree.map(np.asarray, init_variables(tiny_model(norm=norm), 0))
+def _initial_values(norm: str, preset: str) -> dict:
+  model = tiny_model(norm=norm, preset=PRESETS[preset])
+  return jax.tree.map(np.asarray, init_variables(model, 0))
 
 
-def tiny_variables(norm: str = 'group') -> dict:
-  """Returns the initial variables of `tiny_model(norm=norm)`, safe to change."""
-  return jax.tree.map(jnp.array, _initial_values(norm))
+def tiny_variables(norm: str = 'group', preset: str = '2021') -> dict:
+  """Returns initial variables of `tiny_model`, safe to change."""
+  return jax.tree.map(jnp.array, _initial_values(norm, preset))
 
 
 def rectangles(rng, size, count) -> list[tuple[np.ndarray, int]]:

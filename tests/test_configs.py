@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import base, coco_r50_1x, coco_r101_ms_3x, custom, nuclei, quickstart
+from configs import base, custom, nuclei, quickstart
 from embedmask_jax.config import (
   FIELDS,
   check_names,
@@ -72,6 +72,16 @@ R101_MS_3X = {
   'train.steps': 270000,
   'optim.milestones': (210000, 250000),
   'data.short_sides': (640, 800),
+}
+SCHEDULES = {'r50_1x': R50_1X, 'r101_ms_3x': R101_MS_3X}
+GENERATIONS = {
+  '2019': {
+    'model.preset': '2019',
+    'model.embedding_dim': 32,
+    'eval.mask_threshold': 0.5,
+  },
+  '2020': {'model.preset': '2020', 'model.embedding_dim': 8},
+  '2021': {},
 }
 # All that tells these runs from the paper's: values, no code.
 QUICKSTART = {
@@ -151,14 +161,14 @@ def test_config_is_valid_and_survives_json(name):
   assert module.__doc__
 
 
-@pytest.mark.parametrize(
-  ('module', 'own'), [(coco_r50_1x, R50_1X), (coco_r101_ms_3x, R101_MS_3X)]
-)
-def test_paper_configs_are_the_papers(module, own):
-  flat = flatten(module.get_config())
+@pytest.mark.parametrize('preset', GENERATIONS)
+@pytest.mark.parametrize(('name', 'own'), SCHEDULES.items())
+def test_paper_configs_are_the_papers(preset, name, own):
+  config = importlib.import_module(f'configs.coco_{preset}_{name}').get_config()
+  flat, own = flatten(config), {**own, **GENERATIONS[preset]}
   for field, value in {**PAPER, **own}.items():
     assert flat[field] == value, field
-  assert set(differences(base.get_config(), module.get_config())) <= set(own)
+  assert set(differences(base.get_config(), config)) <= set(own)
 
 
 @pytest.mark.parametrize(

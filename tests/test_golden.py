@@ -10,8 +10,10 @@ import pytest
 from golden_set import GoldenSet
 from golden_table import TOLERANCES, Report, error_of
 
-LOCAL = Path(__file__).resolve().parent / 'golden' / '2021'
-PUBLIC = Path(__file__).resolve().parents[2] / 'shared' / 'golden' / '2021' / 'public'
+FOLDERS = Path(__file__).resolve().parent / 'golden'
+SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'golden'
+PRESETS = ('2019', '2020', '2021')
+LOCAL = FOLDERS / '2021'
 QUICK = (
   'rule',
   'units',
@@ -24,11 +26,12 @@ QUICK = (
 )
 
 
+@pytest.mark.parametrize('preset', PRESETS)
 @pytest.mark.parametrize('name', QUICK)
-def test_quick_records(name):
-  report = golden_check.check_folder(LOCAL, [name])
+def test_quick_records(preset, name):
+  report = golden_check.check_folder(FOLDERS / preset, [name])
   assert report.passed, str(report)
-  # The portable set has no schedules; everything else must have met something.
+  # The portable sets have no schedules; everything else must have met something.
   assert report.rows or name == 'schedules'
 
 
@@ -41,8 +44,10 @@ def test_one_whole_forward():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('folder', [LOCAL, PUBLIC], ids=['local', 'public'])
-def test_sets(folder):
+@pytest.mark.parametrize('preset', PRESETS)
+@pytest.mark.parametrize('kind', ['local', 'public'])
+def test_sets(preset, kind):
+  folder = FOLDERS / preset if kind == 'local' else SHARED / preset / 'public'
   if not folder.is_dir():
     pytest.skip(f'{folder} is not there')
   report = golden_check.check_folder(folder)

@@ -329,7 +329,12 @@ def test_torch_containers(tmp_path, is_zip, is_whole):
 
 def read(path, model, variables, **options):
   """`import_weights` with the settings that the authors' files need."""
-  settings = {'preset': '2021', 'backbone': model.backbone, **MSRA_SETTINGS}
+  settings = {
+    'preset': '2021',
+    'backbone': model.backbone,
+    'embedding_dim': model.embedding_dim,
+    **MSRA_SETTINGS,
+  }
   return import_weights.import_weights(
     path, variables, {**settings, **options.pop('settings', {})}, **options
   )

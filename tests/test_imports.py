@@ -16,11 +16,14 @@ PACKAGE = 'embedmask_jax'
 OURS = {
   'structures': (),
   'errors': (),
+  'presets': (),
   'ops': ('ops', 'structures'),
-  'models': ('models', 'ops', 'structures'),
-  'targets': ('ops', 'structures'),
-  'losses': ('ops', 'structures'),
-  'postprocess': ('ops', 'structures'),
+  'models': ('models', 'ops', 'presets', 'structures'),
+  'targets': ('ops', 'presets', 'structures'),
+  'proposal_sampling': ('ops', 'presets', 'structures'),
+  'mask_loss': ('ops', 'presets', 'proposal_sampling', 'structures'),
+  'losses': ('mask_loss', 'ops', 'presets', 'proposal_sampling', 'structures'),
+  'postprocess': ('ops', 'presets', 'structures'),
   'data': ('data', 'errors', 'ops.locations'),
 }
 # A module or folder -> third parties it may not import, not even inside a function.

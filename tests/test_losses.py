@@ -1,27 +1,29 @@
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from synthetic import random_batch, tiny_model, tiny_variables
 
 from embedmask_jax.losses import (
   binary_cross_entropy,
-  choose_proposals,
   compute_losses,
   focal_loss,
   giou_loss,
-  mask_loss,
+  loss_names,
   normalisers,
 )
-from embedmask_jax.ops.locations import location_strides, locations
+from embedmask_jax.mask_loss import mask_loss_sums
+from embedmask_jax.presets import PRESETS
+from embedmask_jax.proposal_sampling import best_proposals, choose_proposals
 from embedmask_jax.targets import assign_targets
 
 CANVAS = (96, 128)
 
 
-def network_outputs(batch):
-  model = tiny_model()
+def network_outputs(batch, preset='2021'):
+  model = tiny_model(preset=PRESETS[preset])
 
   @jax.jit
   def apply(variables, batch):
@@ -29,14 +31,20 @@ def network_outputs(batch):
       variables, batch.images, batch.image_size, batch.valid_size, train=False
     )
 
-  return apply(tiny_variables(), batch)
+  return apply(tiny_variables(preset=preset), batch)
 
 
-@jax.jit
-def losses_of(batch, outputs):
+@partial(jax.jit, static_argnames='preset')
+def losses_of(batch, outputs, preset='2021'):
   targets = assign_targets(batch)
   total = normalisers(batch, targets)
-  return compute_losses(outputs, targets, batch, total, spatial_dims=2)
+  return compute_losses(outputs, targets, batch, total, preset=PRESETS[preset])
+
+
+@cache
+def gradient_of(preset):
+  """(outputs, batch) -> gradient of the sum of the losses."""
+  return jax.jit(jax.grad(lambda o, b: sum(losses_of(b, o, preset).values())))
 
 
 def test_focal_loss_by_hand():
@@ -62,22 +70,10 @@ def test_cross_entropy_is_stable_and_right():
   np.testing.assert_allclose(loss, [by_hand, 200, 100], rtol=1e-6)
 
 
-def test_an_instance_is_represented_by_its_best_box():
-  batch = random_batch(0, [CANVAS], CANVAS, [2])
-  targets = assign_targets(batch)
-  own = np.flatnonzero(targets.matched[0] == 1)
-  assert len(own) > 2
-  exact = targets.box_regression / location_strides(CANVAS)[:, None]
-  poor = exact.at[0].multiply(0.5)
-  best = poor.at[0, own[2]].set(exact[0, own[2]])
-  chosen = choose_proposals(best, targets, batch.boxes, CANVAS)
-  assert chosen[0, 1] == own[2]
-  assert (chosen[0, 2:] == -1).all()
-
-
-def test_permuted_instances_give_the_same_losses():
+@pytest.mark.parametrize('preset', PRESETS)
+def test_permuted_instances_give_the_same_losses(preset):
   batch = random_batch(1, [CANVAS] * 2, CANVAS, [4, 3])
-  outputs = network_outputs(batch)
+  outputs = network_outputs(batch, preset)
   order = np.asarray([2, 0, 3, 1])
   permuted = batch.replace(
     **{
@@ -85,21 +81,24 @@ def test_permuted_instances_give_the_same_losses():
       for name in ('boxes', 'labels', 'instance_valid', 'masks', 'location_masks')
     }
   )
-  losses, other = losses_of(batch, outputs), losses_of(permuted, outputs)
+  losses = losses_of(batch, outputs, preset)
+  other = losses_of(permuted, outputs, preset)
+  assert tuple(losses) == loss_names(PRESETS[preset])
   for name, value in losses.items():
     np.testing.assert_allclose(other[name], value, rtol=1e-5)
 
 
-def test_more_padded_instances_change_nothing():
+@pytest.mark.parametrize('preset', PRESETS)
+def test_more_padded_instances_change_nothing(preset):
   few = random_batch(2, [CANVAS], CANVAS, [3], padded_instances=4)
   many = random_batch(2, [CANVAS], CANVAS, [3], padded_instances=21)
-  outputs = network_outputs(few)
-  losses, other = losses_of(few, outputs), losses_of(many, outputs)
+  outputs = network_outputs(few, preset)
+  losses, other = losses_of(few, outputs, preset), losses_of(many, outputs, preset)
   for name, value in losses.items():
     np.testing.assert_allclose(other[name], value, rtol=1e-6)
 
 
-def test_mask_loss_is_the_mean_over_instances_whatever_the_chunk():
+def test_mask_loss_is_the_sum_over_instances_whatever_the_chunk():
   batch = random_batch(3, [CANVAS], CANVAS, [3])
   outputs = network_outputs(batch)
   targets = assign_targets(batch)
@@ -108,40 +107,31 @@ def test_mask_loss_is_the_mean_over_instances_whatever_the_chunk():
 
   @partial(jax.jit, static_argnames='chunk')
   def loss_of(chosen, chunk):
-    return mask_loss(outputs, batch, chosen, spatial_dims=2, chunk=chunk)
+    samples = best_proposals(outputs, chosen)
+    preset = PRESETS['2021']
+    return mask_loss_sums(outputs, batch, samples, preset=preset, chunk=chunk)
 
   each = [loss_of(jnp.where(jnp.arange(4) == n, chosen, -1), chunk=2) for n in range(3)]
   for chunk in (1, 3, 8):
-    loss = loss_of(chosen, chunk=chunk)
-    np.testing.assert_allclose(loss, np.mean(each), rtol=1e-5)
+    np.testing.assert_allclose(loss_of(chosen, chunk=chunk), np.sum(each), rtol=1e-5)
 
 
-def test_image_without_instances_costs_only_its_background():
+@pytest.mark.parametrize('preset', PRESETS)
+def test_image_without_instances_costs_only_its_background(preset):
   batch = random_batch(4, [CANVAS], CANVAS, [0])
-  outputs = network_outputs(batch)
-  gradient = jax.jit(jax.grad(lambda o: sum(losses_of(batch, o).values())))(outputs)
-  parts = losses_of(batch, outputs)
-  assert parts['class'] > 0
-  assert parts['box'] == parts['centerness'] == parts['mask'] == 0
+  outputs = network_outputs(batch, preset)
+  gradient = gradient_of(preset)(outputs, batch)
+  parts = losses_of(batch, outputs, preset)
+  assert parts.pop('class') > 0
+  assert not any(parts.values())
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
-def test_gradients_are_finite_for_perfect_and_for_absurd_outputs():
+@pytest.mark.parametrize('preset', PRESETS)
+def test_gradients_are_finite_for_perfect_and_for_absurd_outputs(preset):
   batch = random_batch(5, [CANVAS], CANVAS, [3])
-  outputs = network_outputs(batch)
-  gradient_of = jax.jit(jax.grad(lambda o: sum(losses_of(batch, o).values())))
+  outputs = network_outputs(batch, preset)
   for scale in (0.0, 1.0, 1e4):
-    gradient = gradient_of(jax.tree.map(lambda x, scale=scale: x * scale, outputs))
+    scaled = jax.tree.map(lambda x, scale=scale: x * scale, outputs)
+    gradient = gradient_of(preset)(scaled, batch)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-
-
-def test_locations_of_the_chosen_proposals_lie_on_their_instance():
-  batch = random_batch(6, [CANVAS], CANVAS, [3])
-  outputs = network_outputs(batch)
-  targets = assign_targets(batch)
-  chosen = choose_proposals(outputs.box_regression, targets, batch.boxes, CANVAS)
-  for n in range(3):
-    x, y = locations(CANVAS)[chosen[0, n]]
-    x1, y1, x2, y2 = batch.boxes[0, n]
-    assert x1 < x < x2
-    assert y1 < y < y2

@@ -7,9 +7,10 @@ import optax
 import pytest
 from synthetic import make_batch, rectangles, tiny_model, tiny_variables
 
-from embedmask_jax.losses import LOSS_NAMES, compute_losses, normalisers
+from embedmask_jax.losses import compute_losses, loss_names, normalisers
 from embedmask_jax.ops.valid_area import location_mask
 from embedmask_jax.postprocess import DetectionSettings, detect
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.structures import Batch
 from embedmask_jax.targets import assign_targets
 
@@ -34,10 +35,13 @@ def with_confident_classes(variables):
   return {**variables, 'params': params}
 
 
-@pytest.mark.parametrize('norm', ['group', 'frozen_bn'])
-def test_losses_and_gradients_do_not_depend_on_the_canvas(norm):
-  model = tiny_model(norm=norm)
-  variables = tiny_variables(norm=norm)
+@pytest.mark.parametrize(
+  ('norm', 'preset'),
+  [('frozen_bn', '2021'), *(('group', preset) for preset in PRESETS)],
+)
+def test_losses_and_gradients_do_not_depend_on_the_canvas(norm, preset):
+  model = tiny_model(norm=norm, preset=PRESETS[preset])
+  variables = tiny_variables(norm, preset)
 
   @jax.jit
   def losses_and_gradient(params, batch):
@@ -51,9 +55,8 @@ def test_losses_and_gradients_do_not_depend_on_the_canvas(norm):
         batch.valid_size,
         train=True,
       )
-      losses = compute_losses(
-        outputs, targets, batch, normalisers(batch, targets), spatial_dims=2
-      )
+      parts = normalisers(batch, targets)
+      losses = compute_losses(outputs, targets, batch, parts, preset=model.preset)
       return sum(losses.values()), losses
 
     return jax.grad(total, has_aux=True)(params)
@@ -62,7 +65,7 @@ def test_losses_and_gradients_do_not_depend_on_the_canvas(norm):
   assert losses['mask'] > 0
   for canvas in CANVASES[1:]:
     gradient, other = losses_and_gradient(variables['params'], placed(canvas))
-    for name in LOSS_NAMES:
+    for name in loss_names(model.preset):
       np.testing.assert_allclose(other[name], losses[name], rtol=2e-5)
     norm_of = np.linalg.norm
     total_norm = optax.tree.norm(reference)
@@ -71,10 +74,13 @@ def test_losses_and_gradients_do_not_depend_on_the_canvas(norm):
       assert norm_of(a - b) < 5e-3 * norm_of(a) + 1e-6 * total_norm
 
 
-@pytest.mark.parametrize('norm', ['group', 'frozen_bn', 'batch'])
-def test_detections_do_not_depend_on_the_canvas_or_on_company(norm):
-  model = tiny_model(norm=norm)
-  variables = with_confident_classes(tiny_variables(norm=norm))
+@pytest.mark.parametrize(
+  ('norm', 'preset'),
+  [('frozen_bn', '2021'), ('batch', '2021'), *(('group', p) for p in PRESETS)],
+)
+def test_detections_do_not_depend_on_the_canvas_or_on_company(norm, preset):
+  model = tiny_model(norm=norm, preset=PRESETS[preset])
+  variables = with_confident_classes(tiny_variables(norm, preset))
   settings = DetectionSettings(max_detections=20)
 
   @jax.jit
@@ -88,7 +94,7 @@ def test_detections_do_not_depend_on_the_canvas_or_on_company(norm):
       batch.valid_size,
       batch.original_size * 2,
       settings=settings,
-      spatial_dims=2,
+      preset=model.preset,
       output_canvas=(2 * SIZE[0], 2 * SIZE[1]),
     )
 

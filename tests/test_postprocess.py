@@ -13,6 +13,7 @@ from embedmask_jax.postprocess import (
   detect,
   select_proposals,
 )
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.structures import HeadOutputs
 
 CANVAS = (128, 160)
@@ -99,7 +100,7 @@ def test_mask_is_the_disc_around_the_proposal_at_the_original_size():
     jnp.asarray([CANVAS]),
     original,
     settings=DetectionSettings(max_detections=3),
-    spatial_dims=2,
+    preset=PRESETS['2021'],
     output_canvas=(256, 320),
   )
   mask = np.unpackbits(np.asarray(found.masks[0, 0]), axis=-1)
@@ -124,7 +125,7 @@ def test_masks_end_at_the_original_size():
     size,
     jnp.asarray([[100, 77]]),
     settings=DetectionSettings(max_detections=1),
-    spatial_dims=2,
+    preset=PRESETS['2021'],
     output_canvas=(128, 128),
   )
   mask = np.unpackbits(np.asarray(found.masks[0, 0]), axis=-1)
@@ -150,7 +151,7 @@ def test_chunking_changes_nothing():
         size,
         size,
         settings=settings,
-        spatial_dims=2,
+        preset=PRESETS['2021'],
         output_canvas=CANVAS,
       )
     )

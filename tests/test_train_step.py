@@ -12,6 +12,7 @@ from synthetic import random_batch, tiny_model, tiny_variables
 
 from embedmask_jax.devices import replicate
 from embedmask_jax.models.factory import DATA_AXIS
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.train_state import create_train_state
 from embedmask_jax.train_step import make_train_step
 
@@ -20,9 +21,9 @@ CANVAS = (96, 96)
 OPTIMIZER = optax.sgd(1.0)
 
 
-def one_update(batch, devices=1, parts=1, norm='group'):
-  model = tiny_model(norm=norm)
-  state = create_train_state(tiny_variables(norm=norm), OPTIMIZER)
+def one_update(batch, devices=1, parts=1, norm='group', preset='2021'):
+  model = tiny_model(norm=norm, preset=PRESETS[preset])
+  state = create_train_state(tiny_variables(norm, preset), OPTIMIZER)
   before = jax.tree.map(np.array, state.params)
   mesh = Mesh(np.asarray(jax.devices()[:devices]), (DATA_AXIS,))
   step = make_train_step(model, OPTIMIZER, mesh, accumulation_steps=parts)
@@ -41,18 +42,21 @@ def uneven_batch():
   return random_batch(0, sizes, CANVAS, [4, 0, 1, 3])
 
 
-def test_accumulated_parts_give_the_update_of_the_whole():
+@pytest.mark.parametrize('preset', PRESETS)
+def test_accumulated_parts_give_the_update_of_the_whole(preset):
   batch = uneven_batch()
-  whole, whole_metrics = one_update(batch)
-  parts, parts_metrics = one_update(batch, parts=4)
+  whole, whole_metrics = one_update(batch, preset=preset)
+  parts, parts_metrics = one_update(batch, parts=4, preset=preset)
   assert_same_update(whole, parts)
   assert parts_metrics.keys() == whole_metrics.keys()
   for name, value in whole_metrics.items():
     np.testing.assert_allclose(parts_metrics[name], value, rtol=1e-4)
 
 
-@pytest.mark.parametrize('norm', ['group', 'batch'])
-def test_devices_give_the_update_of_one(norm):
+@pytest.mark.parametrize(
+  ('norm', 'preset'), [('batch', '2021'), *(('group', preset) for preset in PRESETS)]
+)
+def test_devices_give_the_update_of_one(norm, preset):
   """Runs itself on four simulated devices, which need a fresh process."""
   environment = os.environ | {
     'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
@@ -60,7 +64,7 @@ def test_devices_give_the_update_of_one(norm):
     'PYTHONPATH': os.pathsep.join(map(str, Path(__file__).parents[:2])),
   }
   result = subprocess.run(
-    [sys.executable, __file__, norm],
+    [sys.executable, __file__, norm, preset],
     env=environment,
     capture_output=True,
     text=True,
@@ -69,10 +73,10 @@ def test_devices_give_the_update_of_one(norm):
   assert result.returncode == 0, result.stderr
 
 
-def compare_devices(norm):
+def compare_devices(norm, preset):
   batch = uneven_batch()
-  one, one_metrics = one_update(batch, norm=norm)
-  four, four_metrics = one_update(batch, devices=4, norm=norm)
+  one, one_metrics = one_update(batch, norm=norm, preset=preset)
+  four, four_metrics = one_update(batch, devices=4, norm=norm, preset=preset)
   assert_same_update(one, four)
   for name, value in one_metrics.items():
     np.testing.assert_allclose(four_metrics[name], value, rtol=1e-5)
@@ -113,4 +117,4 @@ def test_a_tiny_model_learns_a_batch():
 
 
 if __name__ == '__main__':
-  compare_devices(sys.argv[1])
+  compare_devices(*sys.argv[1:])

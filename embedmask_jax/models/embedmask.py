@@ -10,6 +10,7 @@ from embedmask_jax.models.heads import Head
 from embedmask_jax.models.layers import NormKind
 from embedmask_jax.models.resnet import ResNet
 from embedmask_jax.ops.valid_area import clear_outside, level_sizes
+from embedmask_jax.presets import PRESETS, Preset
 from embedmask_jax.structures import Array, HeadOutputs
 
 
@@ -18,6 +19,7 @@ class EmbedMask(nn.Module):
 
   Attributes:
     num_classes: C.
+    preset: the generation of the method; the network's user reads it here, too.
     backbone: `resnet18`, `resnet34`, `resnet50` or `resnet101`.
     backbone_width: channels of the stem.
     stride_in_1x1: MSRA (True) or torchvision (False) bottlenecks.
@@ -31,6 +33,7 @@ class EmbedMask(nn.Module):
   """
 
   num_classes: int
+  preset: Preset = PRESETS['2021']
   backbone: str = 'resnet50'
   backbone_width: int = 64
   stride_in_1x1: bool = True
@@ -74,6 +77,7 @@ class EmbedMask(nn.Module):
     sizes = level_sizes(valid_size)
     pyramid = FPN(self.fpn_channels, self.dtype, name='fpn')(features, sizes)
     return Head(
+      preset=self.preset,
       num_classes=self.num_classes,
       channels=self.head_channels,
       depth=self.head_depth,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from embedmask_jax.models.embedmask import EmbedMask
+from embedmask_jax.presets import PRESETS
 
 # The device axis over which batches are split and sums are taken.
 DATA_AXIS = 'data'
@@ -14,6 +15,7 @@ def build_model(config: ConfigDict, num_classes: int) -> EmbedMask:
   """Returns the network that `config` (the `model` part of a config) describes."""
   return EmbedMask(
     num_classes=num_classes,
+    preset=PRESETS[config.preset],
     backbone=config.backbone,
     backbone_width=config.backbone_width,
     stride_in_1x1=config.stride_in_1x1,

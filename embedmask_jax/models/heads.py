@@ -1,12 +1,12 @@
 """The head: what every location proposes and every pixel embeds.
 
 FCOS outputs (Tian et al., arXiv 1904.01355) plus the proposal embedding, the
-proposal margin and the pixel embedding of EmbedMask (arXiv 1912.01954, with one
-margin per dimension as in the IJCAI-21 version).
+proposal margin and the pixel embedding of EmbedMask (arXiv 1912.01954; its later
+versions add coordinates, and one margin per dimension).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from embedmask_jax.models.layers import Conv, norm
+from embedmask_jax.models.margins import BoxMargin, TowerMargin
 from embedmask_jax.ops.locations import STRIDES, locations
 from embedmask_jax.ops.precision import at_least_float32
+from embedmask_jax.presets import Preset
 from embedmask_jax.structures import Array, HeadOutputs
 
-SPATIAL_DIMS = 2
 # Coordinates enter the embeddings in units of this many network pixels.
 POSITION_UNIT = 100
-MARGIN_INPUT_DIVISOR = 32
 
 small_normal = nn.initializers.normal(0.01)
 
@@ -45,19 +45,54 @@ class Tower(nn.Module):
     return x
 
 
+class Embedding(nn.Module):
+  """3x3 convolutions to an embedding, its layers among those of the head.
+
+  Attributes:
+    of: `proposal` or `pixel`.
+    dims: D.
+    spatial_dims: leading ones, to which positions are added, 2 or 0.
+    dtype: of the convolutions, float32 at least.
+  """
+
+  of: str
+  dims: int
+  spatial_dims: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, features: Array, size: Array, position: Array) -> Array:
+    """Returns [B, rows, columns, D].
+
+    Args:
+      features: of a tower.
+      size: valid size of the level, int32 [B, 2].
+      position: [rows, columns, 2].
+    """
+    predict = partial(Conv, kernel=3, dtype=self.dtype, kernel_init=small_normal)
+    free_dims = self.dims - self.spatial_dims
+    free = predict(free_dims, name=f'{self.of}_free_embedding')(features, size)
+    if not self.spatial_dims:
+      return free
+    spatial = predict(self.spatial_dims, name=f'{self.of}_spatial_embedding')
+    return jnp.concatenate([spatial(features, size) + position, free], axis=-1)
+
+
 class Head(nn.Module):
   """The head, shared over the levels.
 
   Attributes:
+    preset: how proposals and pixels are embedded.
     num_classes: C.
     channels: width of the towers.
     depth: convolutions per tower.
-    embedding_dim: D, of which the first two carry coordinates.
+    embedding_dim: D.
     prior_probability: initial class score of every location.
     dtype: compute dtype of towers, class logits, regression and centerness;
       embeddings and margins are float32.
   """
 
+  preset: Preset
   num_classes: int
   channels: int = 256
   depth: int = 4
@@ -78,24 +113,27 @@ class Head(nn.Module):
     self.centerness = predict(1, 'centerness')
 
     # Embeddings are compared by their differences: bfloat16 would lose them.
-    predict = partial(
-      self._prediction, dtype=jnp.promote_types(self.dtype, jnp.float32)
+    dtype = jnp.promote_types(self.dtype, jnp.float32)
+    spatial_dims = self.preset.spatial_dims
+    embedding = partial(
+      Embedding, dims=self.embedding_dim, spatial_dims=spatial_dims, dtype=dtype
     )
-    free_dims = self.embedding_dim - SPATIAL_DIMS
-    self.proposal_spatial_embedding = predict(
-      SPATIAL_DIMS, 'proposal_spatial_embedding'
-    )
-    self.proposal_free_embedding = predict(free_dims, 'proposal_free_embedding')
-    # A margin with which p falls to 1/2 at a distance of 2.
-    margin_bias = math.log(-math.log(0.5) / 2**2)
-    self.proposal_margin = predict(self.embedding_dim, 'proposal_margin', margin_bias)
-    self.pixel_spatial_embedding = predict(SPATIAL_DIMS, 'pixel_spatial_embedding')
-    self.pixel_free_embedding = predict(free_dims, 'pixel_free_embedding')
+    self.proposal_embedding = embedding('proposal')
+    self.pixel_embedding = embedding('pixel')
+    margins: dict[str, Callable[..., nn.Module]] = {
+      'per_dimension': partial(TowerMargin, self.embedding_dim, spatial_dims),
+      'scalar': partial(TowerMargin, 1, 0),
+      'from_box': BoxMargin,
+    }
+    self.margin = margins[self.preset.margin](dtype=dtype)
+    for part in (self.proposal_embedding, self.pixel_embedding, self.margin):
+      nn.share_scope(self, part)
 
     ones = nn.initializers.ones
     self.box_scale = self.param('box_scale', ones, (len(STRIDES),))
-    self.margin_scale = self.param('margin_scale', ones, (len(STRIDES),))
-    self.position_scale = self.param('position_scale', ones, ())
+    self.position_scale = (
+      self.param('position_scale', ones, ()) if self.preset.has_position_scale else 1.0
+    )
 
   def _prediction(self, channels: int, name: str, bias: float = 0.0, *, dtype: Any):
     return Conv(
@@ -127,9 +165,12 @@ class Head(nn.Module):
       name: jnp.concatenate([level[name] for level in levels], axis=1)
       for name in levels[0]
     }
-    return HeadOutputs(
-      pixel_embedding=self._pixel_embedding(pyramid[0], sizes[0], points[0]), **outputs
+    pixels = self.pixel_embedding(
+      self.mask_tower(pyramid[0], sizes[0]),
+      sizes[0],
+      self._position(pyramid[0], points[0]),
     )
+    return HeadOutputs(pixel_embedding=pixels, **outputs)
 
   def _level(
     self, index: int, features: Array, size: Array, points: np.ndarray
@@ -141,32 +182,18 @@ class Head(nn.Module):
 
     class_features = self.class_tower(features, size)
     box_features = self.box_tower(features, size)
-    class_logits = flat(self.class_logits(class_features, size))
-    regression = flat(self.box_regression(box_features, size))
-    centerness = flat(self.centerness(box_features, size))[..., 0]
-    spatial = flat(self.proposal_spatial_embedding(box_features, size))
-    free = flat(self.proposal_free_embedding(box_features, size))
-    margin_features = at_least_float32(box_features) / MARGIN_INPUT_DIVISOR
-    log_margin = flat(self.proposal_margin(margin_features, size))
-    level_scale = jnp.ones(self.embedding_dim).at[:SPATIAL_DIMS]
-    log_margin *= level_scale.set(self.margin_scale[index])
+    regression = at_least_float32(self.box_regression(box_features, size))
+    regression = nn.relu(self.box_scale[index] * regression)
+    position = self._position(features, points)
     return {
-      'class_logits': class_logits,
-      'box_regression': nn.relu(self.box_scale[index] * regression),
-      'centerness': centerness,
-      'proposal_embedding': self._add_position(spatial, free, points),
-      'margin': jnp.exp(log_margin),
+      'class_logits': flat(self.class_logits(class_features, size)),
+      'box_regression': flat(regression),
+      'centerness': flat(self.centerness(box_features, size))[..., 0],
+      'proposal_embedding': flat(self.proposal_embedding(box_features, size, position)),
+      'margin': flat(self.margin(box_features, regression, size, index)),
     }
 
-  def _pixel_embedding(self, p3: Array, size: Array, points: np.ndarray) -> Array:
-    features = self.mask_tower(p3, size)
-    rows_columns = features.shape[1:3]
-    return self._add_position(
-      self.pixel_spatial_embedding(features, size),
-      self.pixel_free_embedding(features, size),
-      points.reshape(*rows_columns, 2),
-    )
-
-  def _add_position(self, spatial: Array, free: Array, points: np.ndarray) -> Array:
-    position = self.position_scale * points.astype(np.float32) / POSITION_UNIT
-    return jnp.concatenate([spatial + position, free], axis=-1)
+  def _position(self, features: Array, points: np.ndarray) -> Array:
+    """Returns what is added to spatial dimensions, [rows, columns, 2]."""
+    points = points.reshape(*features.shape[1:3], 2)
+    return self.position_scale * points.astype(np.float32) / POSITION_UNIT

@@ -63,6 +63,34 @@ def mask_log_probability(
   return jnp.minimum(-distance, 0)
 
 
+def crop_mask(
+  boxes: Array, shape: tuple[int, int], valid_size: Array, *, growth: float
+) -> Array:
+  """Returns bool [K, rows, columns], the cells that an instance's mask loss counts.
+
+  They lie inside the box grown on each side by `growth` of its extent and a cell.
+  The last row and column of the grid never count, as in the original.
+
+  Args:
+    boxes: float32 [K, 4], network pixels.
+    shape: (rows, columns) of the stride-4 grid.
+    valid_size: int32 [2], rows and columns of the grid that belong to the image.
+    growth: fraction of the box's sides.
+  """
+  low, high = boxes[:, :2] / 4, boxes[:, 2:] / 4
+  grown = (high - low) * growth + 1
+  return _window(low - grown, jnp.minimum(high + grown, valid_size[::-1] - 1), shape)
+
+
+def box_mask(boxes: Array, shape: tuple[int, int], valid_size: Array) -> Array:
+  """Returns bool [K, rows, columns], the cells inside a box and one around it.
+
+  Args: see `window_mask`.
+  """
+  low, high = boxes[:, :2] / 4 - 1, boxes[:, 2:] / 4 + 1
+  return _window(low, jnp.minimum(high, valid_size[::-1]), shape)
+
+
 def window_mask(boxes: Array, shape: tuple[int, int], valid_size: Array) -> Array:
   """Returns bool [K, rows, columns], the cells a proposal's mask may take.
 
@@ -75,10 +103,14 @@ def window_mask(boxes: Array, shape: tuple[int, int], valid_size: Array) -> Arra
     valid_size: int32 [2], rows and columns of the grid that belong to the image.
   """
   cells = (boxes / 4).astype(jnp.int32)
+  low = cells[:, :2] - 2
+  return _window(low, jnp.minimum(cells[:, 2:] + 2, valid_size[::-1]), shape)
+
+
+def _window(low: Array, high: Array, shape: tuple[int, int]) -> Array:
+  """Returns bool [K, rows, columns], the cells with low <= (x, y) < high [K, 2]."""
   rows = jnp.arange(shape[0])
   columns = jnp.arange(shape[1])
-  low = jnp.maximum(cells[:, :2] - 2, 0)
-  high = jnp.minimum(cells[:, 2:] + 2, valid_size[::-1])
   in_columns = (columns >= low[:, :1]) & (columns < high[:, :1])
   in_rows = (rows >= low[:, 1:]) & (rows < high[:, 1:])
   return in_rows[:, :, None] & in_columns[:, None, :]

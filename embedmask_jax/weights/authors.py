@@ -1,6 +1,7 @@
-"""The layout of the authors' 2021 checkpoints, to and from our parameter tree.
+"""The layout of the authors' checkpoints, to and from our parameter tree.
 
-Their state dict (PyTorch) and our variables hold the same numbers. Convolutions
+Their code of 2019, 2020 and 2021 differs in the heads alone, which tell a file's
+preset. Their state dict (PyTorch) and our variables hold the same numbers. Convolutions
 are OIHW there and HWIO here; the buffers of their frozen batch norms are our
 `batch_stats`; their one-element tensors per level are one vector per kind here.
 """
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.weights.architecture import (
   MSRA_SETTINGS,
   Backbone,
@@ -26,7 +28,6 @@ from embedmask_jax.weights.tree import get_leaf, has_leaf, leaf_paths, set_leaf
 _LEVELS = 5
 _TOWERS = {'class_tower': 'cls', 'box_tower': 'bbox', 'mask_tower': 'mask'}
 _SCALES = {'box_scale': 'scales', 'margin_scale': 'margin_scales'}
-_SPATIAL_DIMS = 2
 _PROBE = 'backbone.body.layer1.0.conv1.weight'
 _BLOCK = r'backbone\.body\.layer(\d)\.(\d+)\.'
 _TOWER = r'rpn\.head\.(?:cls|bbox|mask)_tower\.(\d+)\.'
@@ -43,7 +44,8 @@ class Sizes:
     num_classes: C.
     channels: of the feature pyramid and of the towers.
     depth: convolutions in each tower.
-    embedding_dim: D, two of which are spatial.
+    embedding_dim: D.
+    preset: '2019', '2020' or '2021'.
   """
 
   backbone: Backbone
@@ -51,6 +53,7 @@ class Sizes:
   channels: int = 256
   depth: int = 4
   embedding_dim: int = 16
+  preset: str = '2021'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,30 +146,44 @@ def _head_places(sizes: Sizes) -> Iterator[Place]:
       for name, leaf in (('weight', 'scale'), ('bias', 'bias')):
         norm = ('params', 'head', ours, f'norm{i}', leaf)
         yield Place(f'{tower}.{3 * i + 1}.{name}', (width,), norm)
-  free = sizes.embedding_dim - _SPATIAL_DIMS
-  for theirs, channels, ours in (
-    ('cls_logits', sizes.num_classes, 'class_logits'),
-    ('bbox_pred', 4, 'box_regression'),
-    ('centerness', 1, 'centerness'),
-    ('proposal_spatial_embed_pred', _SPATIAL_DIMS, 'proposal_spatial_embedding'),
-    ('proposal_other_embed_pred', free, 'proposal_free_embedding'),
-    ('proposal_margin_pred', sizes.embedding_dim, 'proposal_margin'),
-    ('pixel_spatial_embed_pred', _SPATIAL_DIMS, 'pixel_spatial_embedding'),
-    ('pixel_other_embed_pred', free, 'pixel_free_embedding'),
-  ):
-    yield from _conv(f'{head}.{theirs}', (channels, width, 3, 3), 'head', ours)
+  preset = PRESETS[sizes.preset]
+  spatial, free = preset.spatial_dims, sizes.embedding_dim - preset.spatial_dims
+  kernel = (width, 3, 3)
+  layers = [
+    ('cls_logits', (sizes.num_classes, *kernel), 'class_logits'),
+    ('bbox_pred', (4, *kernel), 'box_regression'),
+    ('centerness', (1, *kernel), 'centerness'),
+  ]
+  for name in ('proposal', 'pixel'):
+    if spatial:
+      layers += [
+        (f'{name}_spatial_embed_pred', (spatial, *kernel), f'{name}_spatial_embedding'),
+        (f'{name}_other_embed_pred', (free, *kernel), f'{name}_free_embedding'),
+      ]
+    else:
+      layers.append((f'{name}_embed_pred', (free, *kernel), f'{name}_free_embedding'))
+  margin = {
+    'per_dimension': (sizes.embedding_dim, *kernel),
+    'scalar': (1, *kernel),
+    'from_box': (1, 4, 1, 1),
+  }[preset.margin]
+  layers.append(('proposal_margin_pred', margin, 'proposal_margin'))
+  for theirs, shape, ours in layers:
+    yield from _conv(f'{head}.{theirs}', shape, 'head', ours)
   for ours, theirs in _SCALES.items():
-    for level in range(_LEVELS):
-      path = ('params', 'head', ours)
-      yield Place(f'{head}.{theirs}.{level}.scale', (1,), path, level)
-  path = ('params', 'head', 'position_scale')
-  yield Place(f'{head}.position_scale.scale', (1,), path)
+    if ours == 'box_scale' or preset.margin == 'per_dimension':
+      for level in range(_LEVELS):
+        path = ('params', 'head', ours)
+        yield Place(f'{head}.{theirs}.{level}.scale', (1,), path, level)
+  if preset.has_position_scale:
+    path = ('params', 'head', 'position_scale')
+    yield Place(f'{head}.position_scale.scale', (1,), path)
 
 
 def import_authors(
   state_dict: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, Any], WeightReport]:
-  """Reads a state dict of the authors' 2021 code, R-50 or R-101.
+  """Reads a state dict of the authors' 2019, 2020 or 2021 code, R-50 or R-101.
 
   Args:
     state_dict: their tensors by name, OIHW, with or without `module.` before all
@@ -200,8 +217,13 @@ def import_authors(
     set_leaf(variables, path, np.concatenate(parts))
   report = ledger.close(
     reasons=_NO_WEIGHT,
-    otherwise="no such tensor in the authors' 2021 network",
-    settings={'preset': '2021', 'backbone': name_of(sizes.backbone), **MSRA_SETTINGS},
+    otherwise=f"no such tensor in the authors' {sizes.preset} network",
+    settings={
+      'preset': sizes.preset,
+      'backbone': name_of(sizes.backbone),
+      'embedding_dim': sizes.embedding_dim,
+      **MSRA_SETTINGS,
+    },
   )
   return variables, report
 
@@ -210,7 +232,7 @@ def export_authors(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Writes our variables in the layout of the authors' state dict.
 
   Args:
-    variables: {'params', 'batch_stats'} of a 2021 model with `norm='frozen_bn'`.
+    variables: {'params', 'batch_stats'} of a model with `norm='frozen_bn'`.
 
   Returns:
     float32 arrays by their names, in the order of a file of theirs as far as that
@@ -225,8 +247,8 @@ def export_authors(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     used.add(place.path)
     if not has_leaf(variables, place.path):
       raise UserError(
-        f"{'/'.join(place.path)} is missing: only models with preset '2021' and "
-        f"norm='frozen_bn' can be written in the authors' layout"
+        f"{'/'.join(place.path)} is missing: only models with norm='frozen_bn' can be "
+        f"written in the authors' layout"
       )
     leaf = np.asarray(get_leaf(variables, place.path), np.float32)
     if place.level is not None:
@@ -278,7 +300,14 @@ def _sizes_of_state_dict(tensors: Mapping[str, Any]) -> Sizes:
     channels=channels('backbone.fpn.fpn_layer2.bias', 256),
     # Convolution, norm, ReLU: three numbers each.
     depth=max((int(m[1]) // 3 + 1 for m in map(_in_tower, tensors) if m), default=4),
-    embedding_dim=channels('rpn.head.proposal_margin_pred.bias', 16),
+    embedding_dim=sum(
+      channels(f'rpn.head.pixel_{part}embed_pred.bias', 0)
+      for part in ('', 'spatial_', 'other_')
+    ),
+    preset=_preset_of(
+      has_coordinates='rpn.head.pixel_embed_pred.bias' not in tensors,
+      has_margin_scales=any('margin_scales' in name for name in tensors),
+    ),
   )
 
 
@@ -290,5 +319,19 @@ def _sizes_of_variables(variables: Mapping[str, Any]) -> Sizes:
     num_classes=np.shape(head['class_logits']['kernel'])[-1],
     channels=np.shape(params['fpn']['output3']['kernel'])[-1],
     depth=sum(name.startswith('conv') for name in head['class_tower']),
-    embedding_dim=np.shape(head['proposal_margin']['kernel'])[-1],
+    embedding_dim=sum(
+      np.shape(head[name]['bias'])[0]
+      for name in ('pixel_spatial_embedding', 'pixel_free_embedding')
+      if name in head
+    ),
+    preset=_preset_of(
+      has_coordinates='position_scale' in head,
+      has_margin_scales='margin_scale' in head,
+    ),
   )
+
+
+def _preset_of(*, has_coordinates: bool, has_margin_scales: bool) -> str:
+  if not has_coordinates:
+    return '2019'
+  return '2021' if has_margin_scales else '2020'

@@ -6,18 +6,18 @@ The weights are random, but scaled so that an image has tens of detections.
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 import golden_rule  # noqa: E402
-from golden_network import variables_of  # noqa: E402
+from golden_network import model_of, variables_of  # noqa: E402
+from golden_set import GoldenSet  # noqa: E402
 from synthetic import make_batch  # noqa: E402
 
-from configs import base  # noqa: E402
 from embedmask_jax.models.embedmask import EmbedMask  # noqa: E402
-from embedmask_jax.models.factory import build_model  # noqa: E402
 from embedmask_jax.structures import Batch  # noqa: E402
 
 CANVAS = (800, 1344)
@@ -29,9 +29,9 @@ SEED = 13
 
 def full_size_model(dtype: str = 'float32') -> tuple[EmbedMask, dict]:
   """ResNet-50, 80 classes, and its variables."""
-  config = base.get_config().model
-  config.dtype = dtype
-  return build_model(config, golden_rule.NUM_CLASSES), variables_of('R50', SEED)
+  golden = GoldenSet(ROOT / 'tests' / 'golden' / '2021')
+  model = model_of(golden, 'R50').clone(dtype=jnp.dtype(dtype))
+  return model, variables_of(golden, 'R50', SEED)
 
 
 def full_size_batch(batch_size: int = 1, num_instances: int = 16) -> Batch:

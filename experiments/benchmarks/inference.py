@@ -19,7 +19,6 @@ from timing import measure, print_machine, print_times, ratio
 
 from embedmask_jax.devices import data_mesh, replicate, split
 from embedmask_jax.inference import make_inference
-from embedmask_jax.models.heads import SPATIAL_DIMS
 from embedmask_jax.postprocess import (
   DetectionSettings,
   assemble_masks,
@@ -53,7 +52,7 @@ def main() -> None:
     partial(
       assemble_masks,
       settings=SETTINGS,
-      spatial_dims=SPATIAL_DIMS,
+      preset=model.preset,
       output_canvas=OUTPUT_CANVAS,
     )
   )

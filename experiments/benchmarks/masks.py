@@ -15,9 +15,9 @@ import numpy as np
 from full_size import CANVAS, IMAGE_SIZE
 from timing import measure, print_machine, print_times
 
-from embedmask_jax.models.heads import SPATIAL_DIMS
 from embedmask_jax.ops.locations import locations
 from embedmask_jax.postprocess import DetectionSettings, Proposals, assemble_masks
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.structures import HeadOutputs
 
 EMBEDDING_DIM = 16
@@ -76,7 +76,7 @@ def main() -> None:
     assemble = partial(
       assemble_masks,
       settings=DetectionSettings(max_detections=count),
-      spatial_dims=SPATIAL_DIMS,
+      preset=PRESETS['2021'],
       output_canvas=original,
     )
     inputs = (

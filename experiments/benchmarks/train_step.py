@@ -16,7 +16,6 @@ from timing import measure, print_machine, print_times, ratio
 from configs import base
 from embedmask_jax.devices import data_mesh, replicate, split
 from embedmask_jax.losses import compute_losses, normalisers
-from embedmask_jax.models.heads import SPATIAL_DIMS
 from embedmask_jax.optim import OptimSettings, Schedule, is_trained, make_optimizer
 from embedmask_jax.structures import Batch, HeadOutputs
 from embedmask_jax.targets import assign_targets
@@ -50,7 +49,7 @@ def main() -> None:
   def losses(outputs: HeadOutputs, batch: Batch) -> jax.Array:
     targets = assign_targets(batch)
     total = normalisers(batch, targets)
-    values = compute_losses(outputs, targets, batch, total, spatial_dims=SPATIAL_DIMS)
+    values = compute_losses(outputs, targets, batch, total, preset=model.preset)
     return sum(values.values())
 
   variables = replicate(mesh, variables)

@@ -1,7 +1,7 @@
 """EmbedMask R-50, 1x schedule, single scale: the paper's main setting on COCO.
 
 Command:
-  python -m embedmask_jax.main --config=configs/coco_r50_1x.py --workdir=DIR
+  python -m embedmask_jax.main --config=configs/coco_2021_r50_1x.py --workdir=DIR
     --config.data.train.annotations=instances_train2017.json
     --config.data.train.images=train2017
     --config.data.eval.annotations=instances_val2017.json

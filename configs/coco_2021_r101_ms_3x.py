@@ -1,14 +1,14 @@
 """EmbedMask R-101, 3x schedule, two training scales: the paper's best on COCO.
 
 Command:
-  python -m embedmask_jax.main --config=configs/coco_r101_ms_3x.py --workdir=DIR
+  python -m embedmask_jax.main --config=configs/coco_2021_r101_ms_3x.py --workdir=DIR
     --config.data.train.annotations=instances_train2017.json
     --config.data.train.images=train2017
     --config.data.eval.annotations=instances_val2017.json
     --config.data.eval.images=val2017
     --config.init.checkpoint=IMAGENET_BACKBONE
 
-Recipe: as coco_r50_1x, with 270k steps, rate / 10 at 210k and 250k and a short
+Recipe: as coco_2021_r50_1x, with 270k steps, rate / 10 at 210k and 250k and a short
 side of 640 or 800, drawn per image.
 
 Hardware: 16 images of up to 800x1333 a step, over all devices.

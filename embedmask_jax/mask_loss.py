@@ -1,0 +1,117 @@
+"""The mask loss: Lovász hinge between the masks of proposals and of instances."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from embedmask_jax.ops.bits import unpack_bits
+from embedmask_jax.ops.lovasz import logit_from_log_probability, lovasz_hinge
+from embedmask_jax.ops.masks import crop_mask, mask_log_probability
+from embedmask_jax.ops.resize import double_size
+from embedmask_jax.ops.valid_area import area_mask
+from embedmask_jax.presets import Preset
+from embedmask_jax.proposal_sampling import ProposalSamples
+from embedmask_jax.structures import Array, Batch, HeadOutputs
+
+
+def mask_loss_sums(
+  outputs: HeadOutputs,
+  batch: Batch,
+  samples: ProposalSamples,
+  *,
+  preset: Preset,
+  chunk: int,
+) -> Array:
+  """Returns float32 [B], the Lovász hinge of each image's valid samples, summed.
+
+  What counts is the stride-4 grid of the valid area, or of it the cells around the
+  instance's box.
+
+  Args:
+    outputs: of the network.
+    batch: the ground truth.
+    samples: whose masks are compared.
+    preset: which cells count, and the bound of p.
+    chunk: samples computed at a time, which bounds the memory.
+  """
+  pixels = double_size(outputs.pixel_embedding, batch.valid_size // 8)
+  grid_size = batch.valid_size // 4
+  in_grid = area_mask(pixels.shape[1:3], grid_size)
+  losses_of = partial(_sample_losses, preset=preset, chunk=chunk)
+
+  def per_image(args: tuple[Array, ...]) -> Array:
+    return jnp.sum(jnp.where(args[-1], losses_of(*args), 0))
+
+  return jax.lax.map(
+    per_image,
+    (
+      pixels,
+      in_grid,
+      grid_size,
+      batch.masks,
+      batch.boxes,
+      samples.embedding,
+      samples.margin,
+      samples.instance,
+      samples.valid,
+    ),
+  )
+
+
+def _sample_losses(
+  pixel: Array,
+  in_grid: Array,
+  grid_size: Array,
+  masks: Array,
+  boxes: Array,
+  embedding: Array,
+  margin: Array,
+  instance: Array,
+  valid: Array,
+  *,
+  preset: Preset,
+  chunk: int,
+) -> Array:
+  """Returns [K], the loss of each sample of an image, chunk after chunk.
+
+  Chunks in which no sample is valid, mostly padding, are skipped. The forward values
+  of a chunk are computed again in the backward pass, so that the memory is that of
+  one chunk.
+  """
+  rows, columns, _ = pixel.shape
+  count = embedding.shape[0]
+  chunk = min(chunk, count)
+
+  @jax.checkpoint
+  def chunk_losses(args: tuple[Array, ...]) -> Array:
+    embedding, margin, instance = args
+    log_p = mask_log_probability(
+      pixel, embedding, margin, spatial_dims=preset.spatial_dims
+    )
+    logits = logit_from_log_probability(log_p, minimum=preset.min_probability)
+    counted = in_grid
+    if preset.crop_growth is not None:
+      counted &= crop_mask(
+        boxes[instance], in_grid.shape, grid_size, growth=preset.crop_growth
+      )
+
+    def flat(grid: Array) -> Array:
+      return grid.reshape(*grid.shape[:-2], rows * columns)
+
+    targets = unpack_bits(masks[instance], columns)
+    return lovasz_hinge(flat(logits), flat(targets), flat(counted))
+
+  def map_chunk(args: tuple[Array, ...]) -> Array:
+    *arrays, valid = args
+    zeros = jnp.zeros_like(arrays[0][:, 0])
+    return jax.lax.cond(jnp.any(valid), chunk_losses, lambda _: zeros, tuple(arrays))
+
+  def chunked(x: Array) -> Array:
+    padding = [(0, -count % chunk)] + [(0, 0)] * (x.ndim - 1)
+    return jnp.pad(x, padding).reshape(-1, chunk, *x.shape[1:])
+
+  losses = jax.lax.map(
+    map_chunk, tuple(map(chunked, (embedding, margin, instance, valid)))
+  )
+  return losses.reshape(-1)[:count]
