@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import coco_2021_r101_ms_3x
 from embedmask_jax import import_weights
 from embedmask_jax.errors import UserError
 from embedmask_jax.models.embedmask import EmbedMask, normalise_images
@@ -179,7 +180,13 @@ def msra_names(state_dict):
 
 def test_msra_key_table():
   drawn = golden_rule.draw_state_dict(
-    3, {p.key: p.shape for p in golden_rule.tensor_places('R101')}
+    3,
+    {
+      p.key: p.shape
+      for p in golden_rule.tensor_places(
+        'R101', coco_2021_r101_ms_3x.get_config().model
+      )
+    },
   )
   whole, _ = import_weights.import_authors(drawn)
   start = jax.tree.map(np.zeros_like, whole)
