@@ -201,6 +201,7 @@ def test_jobset_is_what_the_cluster_takes():
     'TOPOLOGY': '4x4',
     'HOSTS': '4',
     'CHIPS_PER_HOST': '4',
+    'CLAIM': 'disk',
   }
   manifest = yaml.safe_load(
     launch('gke_jobset.sh', '--dry-run', *RUN, '--config.train.steps=7', **environment)
@@ -222,6 +223,9 @@ def test_jobset_is_what_the_cluster_takes():
   assert container['name'] == rule['onExitCodes']['containerName']
   assert container['args'] == [*RUN, '--config.train.steps=7']
   assert container['resources'] == {'limits': {'google.com/tpu': 4}}
+  [volume], [mount] = pod['volumes'], container['volumeMounts']
+  assert volume['name'] == mount['name']
+  assert volume['persistentVolumeClaim'] == {'claimName': 'disk'}
   assert pod['nodeSelector'] == {
     'cloud.google.com/gke-tpu-accelerator': 'tpu-v5-lite-podslice',
     'cloud.google.com/gke-tpu-topology': '4x4',

@@ -2,10 +2,11 @@
 # A TPU slice on GKE as a JobSet, one pod per host; JAX finds the pods by itself:
 #
 #   NAME=em IMAGE=REGISTRY/embedmask:TAG ACCELERATOR=tpu-v5-lite-podslice \
-#     TOPOLOGY=4x4 HOSTS=4 CHIPS_PER_HOST=4 \
-#     gke_jobset.sh [--dry-run] --config=... --workdir=gs://BUCKET/run
+#     TOPOLOGY=4x4 HOSTS=4 CHIPS_PER_HOST=4 CLAIM=CLAIM_NAME \
+#     gke_jobset.sh [--dry-run] --config=... --workdir=/shared/run
 #
-# The cluster needs JobSet 0.6 or newer. A pod that exits with 75 (preempted, its state
+# CLAIM is a volume claim that many pods may write to, mounted at /shared in each. The
+# cluster needs JobSet 0.6 or newer. A pod that exits with 75 (preempted, its state
 # saved) restarts the set without using up MAX_RESTARTS (default 10).
 
 here=$(dirname "${BASH_SOURCE[0]}")
@@ -13,6 +14,7 @@ here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/step.sh"
 [[ $# -ge 1 && -n ${NAME:-} && -n ${IMAGE:-} && -n ${ACCELERATOR:-} ]] || usage
 [[ -n ${TOPOLOGY:-} && -n ${HOSTS:-} && -n ${CHIPS_PER_HOST:-} ]] || usage
+[[ -n ${CLAIM:-} ]] || usage
 
 # YAML's single quotes: one within is written twice.
 arguments=$(printf "                - '%s'\n" "${@//\'/\'\'}")
@@ -58,7 +60,14 @@ spec:
 $arguments
               resources:
                 limits:
-                  google.com/tpu: $CHIPS_PER_HOST"
+                  google.com/tpu: $CHIPS_PER_HOST
+              volumeMounts:
+              - name: shared
+                mountPath: /shared
+            volumes:
+            - name: shared
+              persistentVolumeClaim:
+                claimName: $CLAIM"
 if $is_dry_run; then
   printf '%s\n' "$manifest"
 else

@@ -4,10 +4,11 @@
 #   export NAME=em ZONE=us-west4-a TYPE=v5litepod-16
 #   tpu_vm.sh [--dry-run] create
 #   tpu_vm.sh [--dry-run] install
-#   tpu_vm.sh [--dry-run] run --config=... --workdir=gs://BUCKET/run
+#   tpu_vm.sh [--dry-run] run --config=... --workdir=/mnt/shared/run
 #   tpu_vm.sh [--dry-run] collect REMOTE_FILE LOCAL_FOLDER
 #   tpu_vm.sh [--dry-run] delete
 #
+# The work folder must be on a file system that all workers have mounted.
 # Also RUNTIME (default v2-alpha-tpuv5-lite), SPOT=1 for a preemptible slice, and SOURCE
 # (the repository's folder by default), which `install` copies to every worker.
 
