@@ -51,11 +51,15 @@ def get_config() -> ConfigDict:
   data.min_box_side = 1.0  # original pixels; a box is kept if wider and higher
   data.workers = 0  # reading processes; 0 reads in this process
   data.prefetch = 2  # batches made ahead
+  data.max_worker_deaths = 0  # reading processes that are replaced before giving up
 
   config.train = train = ConfigDict()
   train.batch_size = 16  # images per update, over all devices
   train.steps = 90000  # updates at optim.reference_batch_size
   train.accumulation_steps = 1  # parts a batch is computed in, one after another
+  # Of a moving average of the parameters, which evaluation and prediction then use,
+  # such as 0.9998; 0: none.
+  train.ema_decay = 0.0
   train.log_every = 20  # steps
   train.eval_every = 10000  # steps; 0: at the end only
   train.checkpoint_every = 2500  # steps; the last step is always saved
@@ -68,6 +72,7 @@ def get_config() -> ConfigDict:
   optim.reference_batch_size = 16
   optim.weight_decay = 1e-4  # of everything but biases
   optim.momentum = 0.9  # sgd only
+  optim.momentum_dtype = 'float32'  # bfloat16 halves what the momentum takes
   optim.bias_rate_multiplier = 2.0
   optim.bias_weight_decay = 0.0
   optim.warmup_steps = 500

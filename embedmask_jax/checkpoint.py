@@ -1,8 +1,9 @@
 """Checkpoints, WORKDIR/checkpoints/<step>: what they hold, and how they are read.
 
-A checkpoint has three items: `variables` (parameters and batch statistics: all
-that evaluation and prediction read), `training` (step and optimiser state) and
-`metadata/metadata.json` (format version, config, classes, preprocessing and a
+A checkpoint has three items: `variables` (parameters, or their moving average where
+there is one, and batch statistics: all that evaluation and prediction read),
+`training` (step and optimiser state; beside an average the parameters themselves)
+and `metadata/metadata.json` (format version, config, classes, preprocessing and a
 checksum of the two others, since a flipped bit in an array goes unnoticed
 otherwise). `checkpoint_writer.py` writes them.
 """
@@ -22,6 +23,7 @@ from ml_collections import ConfigDict
 
 from embedmask_jax.config import from_json, to_json
 from embedmask_jax.errors import UserError
+from embedmask_jax.hosts import from_first, is_first
 from embedmask_jax.train_state import TrainState
 
 FORMAT_VERSION = 1
@@ -103,7 +105,7 @@ class StoredCheckpoint:
         )
     except Exception as error:  # whatever the storage library raises
       raise CorruptCheckpointError(
-        f'{self.folder}/{item} cannot be read ({_first_line(error)}); use another '
+        f'{self.folder}/{item} cannot be read ({first_line(error)}); use another '
         'checkpoint'
       ) from error
     if checksum(tree) != self.checksums.get(item):
@@ -124,7 +126,7 @@ class StoredCheckpoint:
         tree = checkpointer.metadata(self.folder / item).item_metadata.tree
     except Exception as error:
       raise CorruptCheckpointError(
-        f'{self.folder}/{item} cannot be read ({_first_line(error)}); use another '
+        f'{self.folder}/{item} cannot be read ({first_line(error)}); use another '
         'checkpoint'
       ) from error
     return flat_shapes(tree)
@@ -165,7 +167,7 @@ def restore_latest(
   """The newest readable state of a work folder.
 
   Unreadable checkpoints are renamed to <step>.corrupt, with a warning, so that
-  the run can write that step again.
+  the run can write that step again. All hosts call this together.
 
   Args:
     workdir: the run's folder.
@@ -198,16 +200,23 @@ def restore_latest(
     )
   for step, reason in corrupt.items():
     logging.warning('%s; it is renamed to %d.corrupt', reason, step)
-    _set_aside(folder / str(step))
+    if is_first():
+      _set_aside(folder / str(step))
+  found = int(state.step) if state else None
+  if from_first(found) != found:
+    raise UserError(
+      f'the hosts do not read the same checkpoints in {folder} (this one: {found}); '
+      'the work folder must be shared by all of them'
+    )
   return state
 
 
 def state_items(state: TrainState) -> dict[str, dict[str, Tree]]:
   """The items of a checkpoint with arrays, by name; together all of a state."""
-  return {
-    'variables': {'params': state.params, 'batch_stats': state.batch_stats},
-    'training': {'step': state.step, 'opt_state': state.opt_state},
-  }
+  training = {'step': state.step, 'opt_state': state.opt_state}
+  if state.ema_params is not None:
+    training['params'] = state.params
+  return {'variables': state.variables, 'training': training}
 
 
 def flat_shapes(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -228,10 +237,15 @@ def checksum(tree: Tree) -> int:
 
 
 def _read_state(stored: StoredCheckpoint, template: TrainState) -> TrainState:
-  fields: dict[str, Tree] = {}
-  for name, tree in state_items(template).items():
-    fields |= stored.read(name, tree)
-  return TrainState(**fields)
+  variables, training = (
+    stored.read(name, tree) for name, tree in state_items(template).items()
+  )
+  has_ema = template.ema_params is not None
+  return TrainState(
+    **{**variables, **training},
+    ema_params=variables['params'] if has_ema else None,
+    is_finite=template.is_finite,
+  )
 
 
 def _open_step(folder: epath.Path) -> StoredCheckpoint:
@@ -243,7 +257,7 @@ def _open_step(folder: epath.Path) -> StoredCheckpoint:
   except (OSError, ValueError, TypeError) as error:
     raise CorruptCheckpointError(
       f'{folder} is not a checkpoint of this program, or is damaged '
-      f'({_first_line(error)})'
+      f'({first_line(error)})'
     ) from error
   version = content.get('format_version')
   if version != FORMAT_VERSION:
@@ -288,6 +302,9 @@ def _set_aside(folder: epath.Path) -> None:
   folder.rename(target)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+  """What a library says went wrong, short enough for a message of ours."""
   text = str(error).strip() or type(error).__name__
-  return text.splitlines()[0][:200]
+  line = text.splitlines()[0]
+  # TensorStore begins with the place and ends with the reason.
+  return line if len(line) <= 200 else f'{line[:100]} ... {line[-100:]}'

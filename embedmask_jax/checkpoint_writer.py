@@ -1,13 +1,15 @@
 """Checkpoints, written by Orbax in the background; kept are the last and the best."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from embedmask_jax.checkpoint import Metadata, checksum, state_items
+from embedmask_jax.checkpoint import Metadata, checksum, first_line, state_items
+from embedmask_jax.errors import UserError
 from embedmask_jax.train_state import TrainState
 
 
@@ -32,6 +34,7 @@ class CheckpointWriter:
       keep_best: number of checkpoints with the highest metric to keep besides.
       best_metric: key of the metrics given to `save`.
     """
+    self._folder = epath.Path(workdir).resolve() / 'checkpoints'
     self._metadata = metadata
     self._best_metric = best_metric
 
@@ -45,7 +48,7 @@ class CheckpointWriter:
       )
       policies.append(best)
     self._manager = ocp.CheckpointManager(
-      epath.Path(workdir).resolve() / 'checkpoints',
+      self._folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
         best_fn=score,  # without it the metrics would not be written
@@ -67,6 +70,9 @@ class CheckpointWriter:
     Args:
       state: copied before this returns, so it may be donated afterwards.
       metrics: of this state; those without `best_metric` count as none.
+
+    Raises:
+      UserError: this one or the one before cannot be written, as on a full disk.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
@@ -80,21 +86,37 @@ class CheckpointWriter:
         step,
         self._best_metric,
       )
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        metadata=ocp.args.JsonSave(
-          {**self._metadata.as_json(), 'checksums': checksums}
+    with self._failure_told():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          metadata=ocp.args.JsonSave(
+            {**self._metadata.as_json(), 'checksums': checksums}
+          ),
+          **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
         ),
-        **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
-      ),
-      metrics=None if score is None else {self._best_metric: float(score)},
-    )
+        metrics=None if score is None else {self._best_metric: float(score)},
+      )
 
   def close(self) -> None:
-    """Waits until everything is written."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits until everything is written.
+
+    Raises:
+      UserError: it cannot be.
+    """
+    with self._failure_told():
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _failure_told(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:  # whatever the storage library raises
+      raise UserError(
+        f'a checkpoint cannot be written into {self._folder} ({first_line(error)}); '
+        'make room there, or use another work folder. Those before it are whole'
+      ) from error
 
   def __enter__(self) -> 'CheckpointWriter':
     return self

@@ -112,9 +112,13 @@ FIELDS: Mapping[str, Rule] = {
   'data.min_box_side': _NOT_NEGATIVE,
   'data.workers': _integer(0),
   'data.prefetch': _integer(0),
+  'data.max_worker_deaths': _integer(0),
   'train.batch_size': _integer(1),
   'train.steps': _integer(1),
   'train.accumulation_steps': _integer(1),
+  'train.ema_decay': Rule(
+    'a number from 0 to below 1', lambda v: _is_number(v) and 0 <= v < 1
+  ),
   'train.log_every': _integer(1),
   'train.eval_every': _integer(0),
   'train.checkpoint_every': _integer(1),
@@ -123,6 +127,7 @@ FIELDS: Mapping[str, Rule] = {
   'optim.reference_batch_size': _integer(0),
   'optim.weight_decay': _NOT_NEGATIVE,
   'optim.momentum': _FRACTION,
+  'optim.momentum_dtype': _one_of('float32', 'bfloat16'),
   'optim.bias_rate_multiplier': _NOT_NEGATIVE,
   'optim.bias_weight_decay': _NOT_NEGATIVE,
   'optim.warmup_steps': _integer(0),
@@ -167,6 +172,13 @@ FIELDS: Mapping[str, Rule] = {
     lambda v: isinstance(v, str) and bool(_METRIC.fullmatch(v)),
   ),
   'init.checkpoint': _TEXT,
+}
+
+# Fields that the first checkpoints lack -> what they stood at then.
+_ADDED: Mapping[str, Any] = {
+  'data.max_worker_deaths': 0,
+  'train.ema_decay': 0.0,
+  'optim.momentum_dtype': 'float32',
 }
 
 
@@ -240,7 +252,7 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_json(stored: Mapping[str, Any]) -> ConfigDict:
-  """The inverse of `to_json` (lists become tuples)."""
+  """The inverse of `to_json` (lists become tuples), with the fields added since."""
 
   def convert(value: Any) -> Any:
     if isinstance(value, Mapping):
@@ -249,7 +261,12 @@ def from_json(stored: Mapping[str, Any]) -> ConfigDict:
       return tuple(convert(item) for item in value)
     return value
 
-  return convert(stored)
+  config = convert(stored)
+  for name, value in _ADDED.items():
+    part, field = name.split('.')
+    if part in config and field not in config[part]:
+      config[part][field] = value
+  return config
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> dict[str, str]:

@@ -67,6 +67,7 @@ def train_settings(config: Any) -> dict[str, Any]:
     'canvases': data.canvases,
     'workers': data.workers,
     'prefetch': data.prefetch,
+    'max_worker_deaths': data.max_worker_deaths,
   }
 
 

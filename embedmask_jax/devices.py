@@ -11,18 +11,42 @@ from embedmask_jax.models.factory import DATA_AXIS
 
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
-  """A mesh with the axis `DATA_AXIS` over the first devices, all by default."""
-  return Mesh(np.asarray(jax.devices()[:num_devices]), (DATA_AXIS,))
+  """A mesh with the axis `DATA_AXIS` over the first devices, all by default.
+
+  Those of a host stand together, as do the rows of a batch that it reads.
+  """
+  devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+  return Mesh(np.asarray(devices[:num_devices]), (DATA_AXIS,))
+
+
+def local_mesh() -> Mesh:
+  """A mesh with the axis `DATA_AXIS` over the devices of this host alone."""
+  return Mesh(np.asarray(jax.local_devices()), (DATA_AXIS,))
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-  """The arrays of a tree, whole on every device."""
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+  """The arrays of a tree, alike on all hosts, whole on every device."""
+  sharding = NamedSharding(mesh, PartitionSpec())
+
+  def placed(leaf: Any) -> jax.Array:
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+      return leaf
+    return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+
+  return jax.tree.map(placed, tree)
 
 
 def split(mesh: Mesh, tree: Any) -> Any:
-  """The arrays of a tree, their first axis split over the devices."""
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
+  """The arrays of a tree, their first axis split over the devices.
+
+  Args:
+    mesh: the devices.
+    tree: this host's share of the arrays, see `BatchPlan.share`.
+  """
+  sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+  return jax.tree.map(
+    lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), tree
+  )
 
 
 def check_batch_size(batch_size: int, *, devices: int, parts: int = 1) -> None:

@@ -124,6 +124,7 @@ class Evaluator:
       batch_size=self._batch_size,
       workers=self._config.data.workers,
       prefetch=self._config.data.prefetch,
+      max_worker_deaths=self._config.data.max_worker_deaths,
       **view_settings(self._config),
     )
     for arrays in batches:

@@ -1,6 +1,6 @@
 """Folders that results are written into."""
 
-import os
+import tempfile
 from pathlib import Path
 
 from embedmask_jax.errors import UserError
@@ -21,12 +21,14 @@ def writable_folder(path: str | Path, name: str) -> Path:
   Raises:
     UserError: it cannot be made or written.
   """
+  if '://' in str(path):
+    raise UserError(
+      f'{name}={path} is no folder of a file system; mount the bucket, or name a folder'
+    )
   folder = Path(path).expanduser().resolve()
-  probe = folder / f'.writable-{os.getpid()}'
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    probe.touch()
-    probe.unlink()
+    tempfile.TemporaryFile(dir=folder).close()
   except OSError as error:
     raise UserError(
       f'{name}={folder} cannot be written ({error.strerror}); name another folder'

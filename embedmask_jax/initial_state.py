@@ -46,7 +46,8 @@ def initial_state(
     UserError: the work folder holds another run (other classes or another model);
       no checkpoint in it can be read; `init.checkpoint` cannot be used.
   """
-  template = replicate(mesh, create_train_state(variables, optimizer))
+  has_ema = metadata.config.train.ema_decay > 0
+  template = replicate(mesh, create_train_state(variables, optimizer, has_ema=has_ema))
   restored = restore_latest(
     workdir, template, accept=lambda stored: _check_same_run(stored, metadata)
   )
@@ -56,7 +57,7 @@ def initial_state(
   path = metadata.config.init.checkpoint
   if path:
     variables = read_initial_variables(path, metadata, variables)
-    return replicate(mesh, create_train_state(variables, optimizer))
+    return replicate(mesh, create_train_state(variables, optimizer, has_ema=has_ema))
   logging.info(
     'starting from scratch (seed %d): neither a checkpoint in %s nor init.checkpoint',
     metadata.config.seed,

@@ -6,17 +6,22 @@
              [--config.data.eval.annotations=A.json --config.data.eval.images=DIR]
   predict  python -m embedmask_jax.main --mode=predict
              --checkpoint=WORKDIR_OR_CHECKPOINT --images=FILE_OR_FOLDER --output=DIR
+  replay   python -m embedmask_jax.main --mode=replay --workdir=DIR
   import   python -m embedmask_jax.main --mode=import --config=configs/NAME.py
              --weights=FILE --output=WORKDIR
   export   python -m embedmask_jax.main --mode=export
              --checkpoint=WORKDIR_OR_CHECKPOINT --output=FILE.pth
 
-Training goes on from the newest checkpoint of the work folder. Evaluation and
-prediction take the config that is stored in the checkpoint; fields are changed with
---config.part.field=value, and --config=FILE replaces its parts data and eval. Import
-reads a weight file of the authors or an ImageNet backbone, export writes a checkpoint
-in the authors' layout. All fields are listed in configs/base.py. Exit status: 0, or 2
-after a user's mistake, which is told in one line.
+Training goes on from the newest checkpoint of the work folder. Where the environment
+names a cluster (Cloud TPU, GKE, Slurm, or as embedmask_jax/hosts.py says) the process
+is one of several. After SIGTERM it saves at the next step and exits with status 75,
+which asks to be started again. Replay computes a step whose loss was not finite once
+more, image by image. Evaluation and prediction take the config that is stored in the
+checkpoint; fields are changed with --config.part.field=value, and --config=FILE
+replaces its parts data and eval. Import reads a weight file of the authors or an
+ImageNet backbone, export writes a checkpoint in the authors' layout. All fields are
+listed in configs/base.py. Exit status: 0; 2 after a user's mistake, which is told in
+one line; 75 after SIGTERM.
 """
 
 import logging
@@ -37,7 +42,9 @@ from embedmask_jax.errors import UserError
 if TYPE_CHECKING:
   from embedmask_jax.checkpoint import StoredCheckpoint
 
+FAILURE = 1
 USER_MISTAKE = 2
+RETRY = 75  # EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _FIELD_FLAG = re.compile(r'--(no)?config\.')
@@ -67,9 +74,30 @@ def _train(values: flags.FlagValues, argv: Sequence[str]) -> int:
   path, config = _required_config(argv)
   workdir = _required(values, 'workdir')
   _enable_compilation_cache(values.compilation_cache)
+  from embedmask_jax import hosts
+
+  if values.distributed:
+    hosts.join()
+  from embedmask_jax.preemption import PreemptedError
   from embedmask_jax.train import summary, train
 
-  print(f'{Path(path).stem}: {summary(train(config, workdir))}', flush=True)
+  try:
+    result = train(config, workdir)
+  except PreemptedError as stop:
+    print(f'{stop}; run the same command again to go on', file=sys.stderr)
+    return RETRY
+  if hosts.is_first():
+    print(f'{Path(path).stem}: {summary(result)}', flush=True)
+  return 0
+
+
+def _replay(values: flags.FlagValues, argv: Sequence[str]) -> int:
+  del argv
+  workdir = _required(values, 'workdir')
+  _enable_compilation_cache(values.compilation_cache)
+  from embedmask_jax.replay import replay
+
+  print(replay(workdir))
   return 0
 
 
@@ -123,6 +151,7 @@ _COMMANDS = {
   'train': _train,
   'eval': _evaluate,
   'predict': _predict,
+  'replay': _replay,
   'import': _import,
   'export': _export,
 }
@@ -166,6 +195,12 @@ def _define_flags() -> flags.FlagValues:
     ),
   ):
     flags.DEFINE_string(name, '', meaning, **define)
+  flags.DEFINE_boolean(
+    'distributed',
+    True,
+    'train: be one of several processes where the environment says so.',
+    **define,
+  )
   flags.DEFINE_float(
     'score_threshold',
     0.3,
@@ -305,5 +340,26 @@ def _configure_logging() -> None:
   absl_logging.set_verbosity(absl_logging.INFO)
 
 
+def main(argv: Sequence[str]) -> None:
+  """Exits with the command's status; at once where other hosts would be waited for."""
+  try:
+    status = run(argv)
+  except Exception:
+    if not _has_other_hosts():
+      raise
+    logging.getLogger(__name__).exception('this host has failed')
+    status = FAILURE
+  if status not in (0, RETRY) and _has_other_hosts():
+    from embedmask_jax.hosts import leave
+
+    leave(status)
+  sys.exit(status)
+
+
+def _has_other_hosts() -> bool:
+  hosts = sys.modules.get('embedmask_jax.hosts')
+  return hosts is not None and hosts.has_others()
+
+
 if __name__ == '__main__':
-  sys.exit(run(sys.argv))
+  main(sys.argv)

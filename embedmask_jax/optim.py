@@ -35,6 +35,7 @@ class OptimSettings:
   reference_batch_size: int
   weight_decay: float
   momentum: float
+  momentum_dtype: str
   bias_rate_multiplier: float
   bias_weight_decay: float
   warmup_steps: int
@@ -182,10 +183,13 @@ def make_optimizer(
     optax.add_decayed_weights(settings.weight_decay, mask=lambda p: _not(is_bias(p))),
     optax.add_decayed_weights(settings.bias_weight_decay, mask=is_bias),
   )
+  dtype = jnp.dtype(settings.momentum_dtype)
   if settings.name == 'sgd':
-    direction = optax.chain(decay, optax.trace(settings.momentum))
+    direction = optax.chain(
+      decay, optax.trace(settings.momentum, accumulator_dtype=dtype)
+    )
   elif settings.name == 'adamw':
-    direction = optax.chain(optax.scale_by_adam(), decay)
+    direction = optax.chain(optax.scale_by_adam(mu_dtype=dtype), decay)
   else:
     raise UserError(f"optim.name is {settings.name!r}; must be 'sgd' or 'adamw'")
   clip = (

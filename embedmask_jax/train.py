@@ -2,6 +2,7 @@
 
 The work folder gets
 
+  running.lock              held while a run is going
   config.json               what this run was started with
   checkpoints/<step>/       the last ones and the best ones
   metrics.jsonl, tensorboard/
@@ -10,6 +11,9 @@ The work folder gets
 where <step> is the number of updates done. Started again, a run goes on from its
 newest checkpoint, with the batches it would have seen; the same config and seed
 give the same parameters bit for bit (on the same devices and library versions).
+
+Among several hosts (`hosts.py`) each reads its share of every batch, all write their
+part of a checkpoint, and the first alone logs and evaluates.
 """
 
 import contextlib
@@ -18,33 +22,42 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from embedmask_jax import hosts
 from embedmask_jax.checkpoint import Metadata
 from embedmask_jax.checkpoint_writer import CheckpointWriter
 from embedmask_jax.config import to_json
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.pipeline import train_batches
+from embedmask_jax.data.transforms import Arrays
 from embedmask_jax.datasets import (
   log_report,
   open_eval_source,
   open_train_source,
   train_settings,
 )
-from embedmask_jax.devices import check_batch_size, data_mesh, split
-from embedmask_jax.errors import UserError
+from embedmask_jax.devices import (
+  check_batch_size,
+  data_mesh,
+  local_mesh,
+  replicate,
+  split,
+)
 from embedmask_jax.evaluate import Evaluator
 from embedmask_jax.folders import writable_folder
 from embedmask_jax.initial_state import initial_state
 from embedmask_jax.metrics.coco import Metrics
 from embedmask_jax.metrics.writer import MetricWriter
+from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.models.factory import build_model, init_variables
 from embedmask_jax.optim import (
   OptimSettings,
@@ -53,14 +66,13 @@ from embedmask_jax.optim import (
   make_optimizer,
   scale_to_batch,
 )
+from embedmask_jax.preemption import PreemptedError, StopRequest
 from embedmask_jax.progress import Progress
+from embedmask_jax.replay import NonFiniteLossError, save_for_replay
 from embedmask_jax.structures import Batch
 from embedmask_jax.train_state import TrainState
 from embedmask_jax.train_step import make_train_step
-
-
-class NonFiniteLossError(UserError):
-  """Training has diverged: names the step, the loss and the images."""
+from embedmask_jax.work_folder_lock import work_folder_lock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +81,7 @@ class TrainResult:
 
   Attributes:
     step: updates done.
-    metrics: of the last evaluation; None where there was nothing to evaluate.
+    metrics: of the last evaluation; None where nothing was evaluated.
     folder: of the last evaluation's files, or None.
     seconds: of this call, compilation and evaluation included.
   """
@@ -90,21 +102,25 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainResult:
   Raises:
     UserError: a folder, data set or checkpoint that cannot be used; a batch size
       that does not divide over the devices; a loss that is not finite.
+    PreemptedError: SIGTERM was received; the state is saved.
   """
-  start = time.perf_counter()
   mesh = data_mesh()
-  parts = config.train.accumulation_steps
-  check_batch_size(config.train.batch_size, devices=mesh.size, parts=parts)
+  check_batch_size(
+    config.train.batch_size,
+    devices=mesh.size,
+    parts=config.train.accumulation_steps,
+  )
   workdir = writable_folder(workdir, '--workdir')
+  with work_folder_lock(workdir) if hosts.is_first() else contextlib.nullcontext():
+    return _train(config, workdir, mesh)
+
+
+def _train(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainResult:
+  """The run in its own folder."""
+  start = time.perf_counter()
   source = open_train_source(config.data)
   log_report('training', source)
   metadata = Metadata(config, source.category_ids, source.class_names)
-  eval_source = open_eval_source(config.data, metadata.categories)
-  if eval_source is None:
-    logging.warning('no config.data.eval: this run is not evaluated')
-  else:
-    log_report('evaluation', eval_source)
-
   settings, num_steps = scale_to_batch(
     OptimSettings(**config.optim),
     steps=config.train.steps,
@@ -116,46 +132,106 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainResult:
   trained = is_trained(variables['params'], config.model.frozen_stages)
   optimizer = make_optimizer(settings, schedule, trained=trained)
   state = initial_state(workdir, metadata, variables, optimizer, mesh)
-  _write_config(workdir, config)
   _log_run(config, variables, trained, mesh.devices, num_steps)
 
-  train_step = make_train_step(model, optimizer, mesh, accumulation_steps=parts)
-  evaluator = Evaluator(model, eval_source, config, mesh) if eval_source else None
+  train_step = make_train_step(
+    model,
+    optimizer,
+    mesh,
+    accumulation_steps=config.train.accumulation_steps,
+    ema_decay=config.train.ema_decay,
+  )
   first_step = int(state.step)
   metrics, folder = None, None
   with (
-    MetricWriter(workdir, restored_step=first_step) as writer,
+    _open_writer(workdir, config, first_step) as writer,
     CheckpointWriter(workdir, metadata, **config.checkpoint) as checkpoints,
+    StopRequest() as stop,
     Progress(
       first_step=first_step, num_steps=num_steps, batch_size=config.train.batch_size
     ) as progress,
     contextlib.closing(  # type: ignore[type-var]  # a generator
-      train_batches(source, start_step=first_step, **train_settings(config))
+      train_batches(
+        source,
+        start_step=first_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        **train_settings(config),
+      )
     ) as batches,
   ):
+    evaluate = _evaluation(model, config, metadata, workdir, writer)
     reader = StepReader(source, schedule, config.train.log_every, progress, writer)
     for step, arrays in itertools.islice(batches, max(num_steps - first_step, 0)):
       state, values = train_step(state, split(mesh, Batch(**arrays)))
-      # The step before is read only now, so that the device is never idle.
-      reader.read_pending()
-      reader.pending = (step, values, arrays['image_index'])
-      done = step + 1
-      is_last = done == num_steps
-      is_due = is_last or _is_multiple(done, config.train.eval_every)
-      if is_due or _is_multiple(done, config.train.checkpoint_every):
-        # First of all, so that no state with a loss that is not finite is saved.
+      try:
+        # The step before is read only now, so that the device is never idle.
         reader.read_pending()
+        reader.pending = (step, values, arrays)
+        done = step + 1
+        is_last = done == num_steps
+        is_stopped = stop.is_due(done) and not is_last
+        is_eval_due = is_last or _is_multiple(done, config.train.eval_every)
+        is_due = is_eval_due or _is_multiple(done, config.train.checkpoint_every)
+        if is_due or is_stopped:
+          # First of all, so that no state with a loss that is not finite is saved.
+          reader.read_pending()
+      except NonFiniteLossError as error:
+        save_for_replay(workdir, metadata, state, error.batch)
+        raise
+      if is_due or is_stopped:
         # Evaluation precedes saving: a checkpoint carries its own score.
-        if is_due and evaluator:
-          folder = workdir / 'eval' / str(done)
-          metrics = evaluator(_variables(state), folder, step=done, writer=writer)
-        checkpoints.save(state, metrics if is_due else None)
+        is_evaluated = is_eval_due and not is_stopped
+        if is_evaluated:
+          metrics, folder = evaluate(state, done)
+        checkpoints.save(state, metrics if is_evaluated else None)
         progress.pause()
-    if first_step >= num_steps and evaluator:
+      if is_stopped:
+        raise PreemptedError(f'asked to stop: saved at step {done} of {num_steps}')
+    if first_step >= num_steps:
       logging.info('all %d steps are done: evaluating', num_steps)
-      folder = workdir / 'eval' / str(first_step)
-      metrics = evaluator(_variables(state), folder, step=first_step, writer=writer)
+      metrics, folder = evaluate(state, first_step)
   return TrainResult(int(state.step), metrics, folder, time.perf_counter() - start)
+
+
+def _open_writer(
+  workdir: Path, config: ConfigDict, first_step: int
+) -> contextlib.AbstractContextManager[MetricWriter | None]:
+  """The logs, on the first host."""
+  if not hosts.is_first():
+    return contextlib.nullcontext()
+  text = json.dumps(to_json(config), indent=2)
+  (workdir / 'config.json').write_text(text + '\n')
+  return MetricWriter(workdir, restored_step=first_step)
+
+
+def _evaluation(
+  model: EmbedMask,
+  config: ConfigDict,
+  metadata: Metadata,
+  workdir: Path,
+  writer: MetricWriter | None,
+) -> Callable[[TrainState, int], tuple[Metrics | None, Path | None]]:
+  """Returns (state, step) -> (metrics, folder): by the first host, known to all."""
+  evaluator = None
+  if hosts.is_first():
+    source = open_eval_source(config.data, metadata.categories)
+    if source is None:
+      logging.warning('no config.data.eval: this run is not evaluated')
+    else:
+      log_report('evaluation', source)
+      evaluator = Evaluator(model, source, config, local_mesh())
+
+  def evaluate(state: TrainState, step: int) -> tuple[Metrics | None, Path | None]:
+    metrics = None
+    folder = workdir / 'eval' / str(step)
+    if evaluator:
+      variables = replicate(local_mesh(), state.variables)
+      metrics = evaluator(variables, folder, step=step, writer=writer)
+    metrics = hosts.from_first(metrics)
+    return metrics, None if metrics is None else folder
+
+  return evaluate
 
 
 class StepReader:
@@ -167,16 +243,16 @@ class StepReader:
     schedule: Schedule,
     log_every: int,
     progress: Progress,
-    writer: MetricWriter,
+    writer: MetricWriter | None,
   ):
-    """Reports to `progress` and `writer` every `log_every` steps."""
+    """Reports to `progress` and, if given, `writer` every `log_every` steps."""
     self._source = source
     self._schedule = schedule
     self._log_every = log_every
     self._progress = progress
     self._writer = writer
-    # (step, metrics on the device, image_index of the batch), or None.
-    self.pending: tuple[int, Mapping[str, Any], np.ndarray] | None = None
+    # (step, metrics on the device, this host's share of the batch), or None.
+    self.pending: tuple[int, Mapping[str, Any], Arrays] | None = None
 
   def read_pending(self) -> None:
     """Waits for the pending step, if there is one.
@@ -186,22 +262,25 @@ class StepReader:
     """
     if self.pending is None:
       return
-    step, on_device, image_index = self.pending
+    step, on_device, batch = self.pending
     self.pending = None
     values = {name: float(x) for name, x in jax.device_get(on_device).items()}
     bad = [
       f'{name} {value}' for name, value in values.items() if not math.isfinite(value)
     ]
     if bad:
-      ids = [str(self._source.image_ids[i]) for i in image_index if i >= 0]
+      ids = [self._source.image_ids[i] for i in batch['image_index'] if i >= 0]
       raise NonFiniteLossError(
-        f'step {step}: {", ".join(bad)}; image ids of the batch: {", ".join(ids)}. '
-        'Lower optim.learning_rate, or set optim.clip_norm'
+        f'step {step}: {", ".join(bad)}; image ids of the batch: '
+        f'{", ".join(map(str, ids))}. See --mode=replay; lower optim.learning_rate, or '
+        'set optim.clip_norm',
+        {**batch, 'image_id': np.asarray(ids)},
       )
     self._progress.add(values)
     if (step + 1) % self._log_every == 0:
       means = self._progress.report(step + 1, float(self._schedule(step)))
-      self._writer.scalars(step + 1, means)
+      if self._writer:
+        self._writer.scalars(step + 1, means)
 
 
 def summary(result: TrainResult) -> str:
@@ -220,15 +299,6 @@ def summary(result: TrainResult) -> str:
 
 def _is_multiple(done: int, interval: int) -> bool:
   return interval > 0 and done % interval == 0
-
-
-def _variables(state: TrainState) -> dict:
-  return {'params': state.params, 'batch_stats': state.batch_stats}
-
-
-def _write_config(workdir: Path, config: ConfigDict) -> None:
-  text = json.dumps(to_json(config), indent=2)
-  (workdir / 'config.json').write_text(text + '\n')
 
 
 def _log_run(

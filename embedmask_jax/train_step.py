@@ -13,7 +13,7 @@ from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.structures import Array, Batch, Targets
 from embedmask_jax.targets import assign_targets
-from embedmask_jax.train_state import TrainState
+from embedmask_jax.train_state import TrainState, keep_finite, moving_average
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
@@ -24,6 +24,7 @@ def make_train_step(
   mesh: Mesh,
   *,
   accumulation_steps: int = 1,
+  ema_decay: float = 0.0,
 ) -> TrainStep:
   """Returns the compiled step: (state, global batch) -> (state, metrics).
 
@@ -37,6 +38,7 @@ def make_train_step(
     optimizer: optax transformation of the summed gradient.
     mesh: with the axis `DATA_AXIS`; the batch is split over it.
     accumulation_steps: parts of a replica's share; must divide it.
+    ema_decay: see `moving_average`.
 
   Returns:
     The step. Its state argument is donated. Metrics are float32 scalars: `loss`,
@@ -97,13 +99,16 @@ def make_train_step(
     metrics['loss'] = sum(losses.values())
     metrics['grad_norm'] = optax.tree.norm(grads)
     metrics['num_positive'] = total.num_positive
+    params = optax.apply_updates(state.params, updates)
     new_state = TrainState(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
+      ema_params=moving_average(state, params, ema_decay),
     )
-    return new_state, metrics
+    finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['grad_norm'])
+    return keep_finite(state, new_state, finite), metrics
 
   mapped = jax.shard_map(
     replica_step,

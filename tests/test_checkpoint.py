@@ -1,6 +1,8 @@
 """Checkpoints: what is written comes back, and what is damaged is noticed."""
 
+import contextlib
 import json
+import resource
 import shutil
 from functools import partial
 
@@ -231,6 +233,55 @@ def test_other_format_version_is_named(tmp_path):
     checkpoint.open_checkpoint(tmp_path)
   with pytest.raises(UserError, match='format version 99'):
     checkpoint.restore_latest(tmp_path, make_state())
+
+
+@pytest.fixture
+def full_disk():
+  """Lets files grow to 30 kB and no further."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+  @contextlib.contextmanager
+  def limit():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    try:
+      yield
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+  return limit
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_usable(tmp_path, full_disk):
+  noise = np.random.default_rng(0).normal(size=(200, 300)).astype(np.float32)
+  state = make_state(1).replace(batch_stats={'noise': jnp.asarray(noise)})
+  options = {'keep_last': 2, 'keep_best': 0, 'best_metric': 'segm/AP'}
+  with CheckpointWriter(tmp_path, METADATA, **options) as writer:
+    writer.save(state)
+  with (
+    pytest.raises(UserError, match='cannot be written into .*checkpoints .*too large'),
+    full_disk(),
+    CheckpointWriter(tmp_path, METADATA, **options) as writer,
+  ):
+    writer.save(state.replace(step=jnp.int32(2)))
+  assert_same(checkpoint.restore_latest(tmp_path, state), state)
+  # With room again, the same step can be written.
+  with CheckpointWriter(tmp_path, METADATA, **options) as writer:
+    writer.save(state.replace(step=jnp.int32(2)))
+  assert checkpoint.list_steps(tmp_path / 'checkpoints') == [1, 2]
+
+
+def test_the_moving_average_is_what_is_read_and_all_comes_back(tmp_path):
+  average = jax.tree.map(lambda x: x + 1, make_state(5).params)
+  state = make_state(5).replace(ema_params=average)
+  options = {'keep_last': 2, 'keep_best': 0, 'best_metric': 'segm/AP'}
+  with CheckpointWriter(tmp_path, METADATA, **options) as writer:
+    writer.save(state)
+  stored = checkpoint.open_checkpoint(tmp_path)
+  assert_same(stored.read('variables', state.variables)['params'], average)
+  template = make_state(0).replace(ema_params=make_state(0).params)
+  assert_same(checkpoint.restore_latest(tmp_path, template), state)
+  with pytest.raises(UserError, match='training do not fit .*params/head'):
+    checkpoint.restore_latest(tmp_path, make_state(0))
 
 
 def test_missing_folder_and_folder_without_checkpoints(tmp_path):

@@ -179,6 +179,7 @@ def msra_names(state_dict):
 
 
 def test_msra_key_table():
+  config = coco_2021_r101_ms_3x.get_config()
   drawn = golden_rule.draw_state_dict(
     3,
     {

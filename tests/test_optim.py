@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ PAPER = optim.OptimSettings(
   reference_batch_size=16,
   weight_decay=1e-4,
   momentum=0.9,
+  momentum_dtype='float32',
   bias_rate_multiplier=2.0,
   bias_weight_decay=0.0,
   warmup_steps=500,
@@ -232,3 +234,28 @@ def test_unknown_names_are_named(field, value):
   settings = dataclasses.replace(PAPER, **{field: value})
   with pytest.raises(UserError, match=f'optim.{field} is {value!r}'):
     run(settings, small_params(), trained=optim.is_trained(small_params(), 0), steps=1)
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adamw'])
+def test_momentum_in_half_the_bytes_rounds_and_does_no_more(name):
+  params = small_params()
+  trained = optim.is_trained(params, 0)
+  found = {}
+  for dtype in ('float32', 'bfloat16'):
+    settings = dataclasses.replace(PAPER, name=name, momentum_dtype=dtype)
+    optimizer = optim.make_optimizer(settings, lambda _: 0.1, trained=trained)
+    state = optimizer.init(params)
+    found[dtype] = []
+    for scale in (1.0, -0.3, 0.7):
+      grads = jax.tree.map(lambda p, scale=scale: scale * np.cos(p), params)
+      updates, state = optimizer.update(grads, state, params)
+      found[dtype].append(np.concatenate([x.ravel() for x in jax.tree.leaves(updates)]))
+    dtypes = Counter(x.dtype.name for x in jax.tree.leaves(state) if x.ndim)
+    # Adam's second moments stay as they are.
+    assert dtypes[dtype] == len(jax.tree.leaves(params)) * (
+      2 if (name, dtype) == ('adamw', 'float32') else 1
+    )
+  full, half = found['float32'], found['bfloat16']
+  np.testing.assert_array_equal(full[0], half[0])
+  for a, b in zip(full[1:], half[1:], strict=True):
+    assert 0 < np.linalg.norm(a - b) < 2**-7 * np.linalg.norm(a)

@@ -23,7 +23,7 @@ from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import evaluate_checkpoint
 from embedmask_jax.predict import Predictor
 from embedmask_jax.train import NonFiniteLossError, summary, train
-from embedmask_jax.train_state import TrainState
+from embedmask_jax.train_state import TrainState, keep_finite
 
 
 def tiny_config(**overrides):
@@ -77,9 +77,9 @@ def toy_variables(model, seed):
   }
 
 
-def make_toy_step(model, optimizer, mesh, *, accumulation_steps=1):
+def make_toy_step(model, optimizer, mesh, *, accumulation_steps=1, ema_decay=0.0):
   """A step whose result depends on every image it has seen, and on their order."""
-  del model, mesh, accumulation_steps
+  del model, mesh, accumulation_steps, ema_decay
 
   @jax.jit
   def step(state, batch):
@@ -237,9 +237,10 @@ def test_a_loss_that_is_not_finite_names_step_and_images_and_is_not_saved(
     step = make_toy_step(*args, **kwargs)
 
     def poisoned(state, batch):
-      poison = jnp.where(state.step == 5, jnp.nan, 0.0)
+      loss = jnp.where(state.step == 5, jnp.nan, 1.0)
       new_state, metrics = step(state, batch)
-      return new_state, {**metrics, 'loss/class': metrics['loss/class'] + poison}
+      new_state = keep_finite(state, new_state, jnp.isfinite(loss))
+      return new_state, {**metrics, 'loss/class': loss}
 
     return poisoned
 
@@ -250,6 +251,15 @@ def test_a_loss_that_is_not_finite_names_step_and_images_and_is_not_saved(
   assert ids
   assert {int(ids[1]), int(ids[2])} <= set(range(1, 6)) | {0}
   assert list_steps(tmp_path / 'checkpoints') == [3]
+  # For a replay: the state before the step, although the host dispatched one more,
+  # and the batch.
+  with np.load(tmp_path / 'replay' / '5' / 'batch-0-of-1.npz') as batch:
+    assert batch['image_id'].tolist() == [int(ids[1]), int(ids[2])]
+    assert len(batch['images']) == 2
+  monkeypatch.setattr(train_module, 'make_train_step', make_toy_step)
+  train(tiny_config(train__steps=5), tmp_path / 'straight')
+  assert list_steps(tmp_path / 'replay' / 'checkpoints') == [5]
+  assert_same(parameters(tmp_path / 'replay'), parameters(tmp_path / 'straight'))
 
 
 def test_other_model_or_classes_are_refused_and_other_changes_told(
@@ -359,6 +369,8 @@ def test_mistakes_are_told_before_the_first_step(toy, tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(UserError, match='--workdir=.*cannot be written'):
     train(tiny_config(), tmp_path / 'file' / 'run')
+  with pytest.raises(UserError, match='--workdir=gs://a/b is no folder .* mount'):
+    train(tiny_config(), 'gs://a/b')
   config = tiny_config()
   config.data.generated.enabled = False
   with pytest.raises(UserError, match='nothing to train on'):

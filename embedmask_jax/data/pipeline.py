@@ -5,8 +5,10 @@ processes. A batch does not depend on who makes it, so neither the number of wor
 nor the step that a run starts at changes anything.
 """
 
+import contextlib
+import logging
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from embedmask_jax.data.eval_plan import EvalPlan
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.sampler import BatchPlan, TrainPlan
 from embedmask_jax.data.transforms import Arrays, empty_batch, fill_example, fill_image
+from embedmask_jax.data.worker_notes import WorkerNotes
 from embedmask_jax.errors import UserError
 
 # More steps than any run has; Grain wants a length.
@@ -26,6 +29,9 @@ _ENDLESS = 2**31 - 1
 # Threads that make batches beside the main one. Pillow works outside of the
 # interpreter's lock, so a second one still helps.
 _THREADS = 2
+
+# Of an error of Grain's, where a worker process has died.
+_GRAIN_SAYS = 'terminated unexpectedly'
 
 
 def train_batches(
@@ -42,6 +48,7 @@ def train_batches(
   start_step: int = 0,
   workers: int = 0,
   prefetch: int = 2,
+  max_worker_deaths: int = 0,
   process_index: int = 0,
   process_count: int = 1,
 ) -> Generator[tuple[int, Arrays], None, None]:
@@ -60,6 +67,8 @@ def train_batches(
     start_step: the first step to yield.
     workers: processes that make batches; 0 makes them in threads of this one.
     prefetch: batches made ahead; 0 makes each when it is asked for.
+    max_worker_deaths: how many of the processes may die, say for lack of memory, and
+      be replaced.
     process_index: which share of every batch to make.
     process_count: among how many processes a batch is shared.
 
@@ -69,7 +78,8 @@ def train_batches(
 
   Raises:
     UserError: the source has no instances, the batch does not divide over the
-      processes, or, while iterating, an image cannot be read or decoded.
+      processes, or, while iterating, an image cannot be read or decoded, or too
+      many worker processes have died; names the image.
 
   Close the generator when done with it, so that worker processes end.
   """
@@ -93,7 +103,8 @@ def train_batches(
   )
   loader = _Loader(source, plan, process_index, process_count, with_instances=True)
   return _numbered(
-    _batches(loader, start_step, _ENDLESS, workers, prefetch), start_step
+    _batches(loader, start_step, _ENDLESS, workers, prefetch, max_worker_deaths),
+    start_step,
   )
 
 
@@ -107,6 +118,7 @@ def eval_batches(
   output_ladder: Sequence[Canvas] = (),
   workers: int = 0,
   prefetch: int = 2,
+  max_worker_deaths: int = 0,
   process_index: int = 0,
   process_count: int = 1,
 ) -> Generator[Arrays, None, None]:
@@ -122,6 +134,8 @@ def eval_batches(
       size, see `EvalPlan`.
     workers: processes that make batches; 0 makes them in threads of this one.
     prefetch: batches made ahead; 0 makes each when it is asked for.
+    max_worker_deaths: how many of the processes may die, say for lack of memory, and
+      be replaced.
     process_index: which share of every batch to make.
     process_count: among how many processes a batch is shared.
 
@@ -131,7 +145,7 @@ def eval_batches(
 
   Raises:
     UserError: the batch does not divide over the processes, or, while iterating, an
-      image cannot be read or decoded.
+      image cannot be read or decoded, or too many worker processes have died.
   """
   _check_share(batch_size, process_count)
   plan = EvalPlan(
@@ -143,7 +157,7 @@ def eval_batches(
     output_ladder=output_ladder,
   )
   loader = _Loader(source, plan, process_index, process_count, with_instances=False)
-  return _batches(loader, 0, len(plan), workers, prefetch)
+  return _batches(loader, 0, len(plan), workers, prefetch, max_worker_deaths)
 
 
 def _check_share(batch_size: int, process_count: int) -> None:
@@ -163,6 +177,10 @@ class _Failure:
   message: str
 
 
+class _WorkerDiedError(Exception):
+  """Names the image it was on."""
+
+
 @dataclass
 class _Loader:
   """Step -> batch; goes to the worker processes."""
@@ -172,6 +190,7 @@ class _Loader:
   process_index: int
   process_count: int
   with_instances: bool
+  notes: WorkerNotes | None = None
 
   def __call__(self, step: int) -> Arrays | _Failure:
     plan = self.plan[step].share(self.process_index, self.process_count)
@@ -179,10 +198,15 @@ class _Loader:
       return self._load(plan)
     except UserError as error:
       return _Failure(str(error))
+    finally:
+      if self.notes:
+        self.notes.clear()
 
   def _load(self, plan: BatchPlan) -> Arrays:
     batch = empty_batch(plan.batch_size, plan.canvas, plan.num_instances)
     for row, planned in enumerate(plan.rows):
+      if self.notes:
+        self.notes.write(planned.index)
       record = self.source[planned.index]
       if self.with_instances:
         fill_example(batch, row, record, planned.view, planned.index)
@@ -194,6 +218,47 @@ class _Loader:
 
 
 def _batches(
+  loader: _Loader,
+  start: int,
+  stop: int,
+  workers: int,
+  prefetch: int,
+  max_worker_deaths: int,
+) -> Generator[Arrays, None, None]:
+  if not workers:
+    return _read(loader, start, stop, workers, prefetch)
+  return _outlive_workers(loader, start, stop, workers, prefetch, max_worker_deaths)
+
+
+def _outlive_workers(
+  loader: _Loader,
+  start: int,
+  stop: int,
+  workers: int,
+  prefetch: int,
+  max_worker_deaths: int,
+) -> Generator[Arrays, None, None]:
+  """Starts the workers again, at the batch that is due, where one of them died."""
+  deaths = 0
+  with contextlib.closing(WorkerNotes()) as notes:
+    loader = replace(loader, notes=notes)
+    while start < stop:
+      try:
+        with contextlib.closing(_read(loader, start, stop, workers, prefetch)) as read:
+          for batch in read:
+            start += 1
+            yield batch
+      except _WorkerDiedError as error:
+        deaths += 1
+        if deaths > max_worker_deaths:
+          raise UserError(
+            f'{error} Look at that image and at the memory, lower data.workers, or '
+            f'raise data.max_worker_deaths, which is {max_worker_deaths}'
+          ) from error
+        logging.getLogger(__name__).warning('%s It is replaced', error)
+
+
+def _read(
   loader: _Loader, start: int, stop: int, workers: int, prefetch: int
 ) -> Generator[Arrays, None, None]:
   import grain
@@ -215,16 +280,24 @@ def _batches(
         num_threads=min(_THREADS, prefetch), prefetch_buffer_size=prefetch
       )
     )
-  return _checked(iter(dataset))
+  return _checked(iter(dataset), loader)
 
 
-def _checked(batches: Any) -> Generator[Arrays, None, None]:
+def _checked(batches: Any, loader: _Loader) -> Generator[Arrays, None, None]:
   try:
     for batch in batches:
       if isinstance(batch, _Failure):
         raise UserError(batch.message)
       # Workers hand over a subclass, backed by memory that lives as long as it does.
       yield {name: np.asarray(array) for name, array in batch.items()}
+  except RuntimeError as error:
+    if loader.notes is None or _GRAIN_SAYS not in str(error):
+      raise
+    # Before the others are closed, which would make them look dead as well.
+    names = [loader.source.file_names[i] for i in loader.notes.left_by_dead()]
+    raise _WorkerDiedError(
+      f'a reading process died on {", ".join(names)} ({error})'
+    ) from error
   finally:
     batches.close()
 

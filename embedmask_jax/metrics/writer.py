@@ -53,7 +53,11 @@ class MetricWriter:
       raise UserError(f'cannot write logs into {workdir}: {error.strerror}') from error
 
   def scalars(self, step: int, values: Mapping[str, Any]) -> None:
-    """Logs numbers: Python's, or arrays of one element, by name."""
+    """Logs numbers: Python's, or arrays of one element, by name.
+
+    Raises:
+      UserError: the file cannot be written, as on a full disk.
+    """
     numbers = {
       name: None if value is None else float(value) for name, value in values.items()
     }
@@ -65,8 +69,14 @@ class MetricWriter:
         for name, number in numbers.items()
       },
     }
-    self._lines.write(json.dumps(line, allow_nan=False) + '\n')
-    self._lines.flush()
+    try:
+      self._lines.write(json.dumps(line, allow_nan=False) + '\n')
+      self._lines.flush()
+    except OSError as error:
+      raise UserError(
+        f'cannot write {self._lines.name}: {error.strerror}; make room there, or use '
+        'another work folder'
+      ) from error
     for name, number in numbers.items():
       if number is not None:
         self._events.add_scalar(name, number, int(step))

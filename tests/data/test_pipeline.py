@@ -1,5 +1,6 @@
 import itertools
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,45 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, workers):
     take(train_batches(source, workers=workers, **TRAIN), 20)
   with pytest.raises(UserError, match=r'003\.png'):
     list(eval_batches(source, workers=workers, **EVAL))
+
+
+class Deadly:
+  """A source that kills the process that reads one of its images, the first times."""
+
+  def __init__(self, source, index, times, folder):
+    self._source, self._index, self._times = source, index, times
+    self._folder = folder
+
+  def __getattr__(self, name):
+    if name.startswith('__'):
+      raise AttributeError(name)
+    return getattr(self._source, name)
+
+  def __len__(self):
+    return len(self._source)
+
+  def __getitem__(self, index):
+    deaths = len(list(self._folder.iterdir()))
+    if index == self._index and deaths < self._times:
+      (self._folder / str(deaths)).touch()
+      os.kill(os.getpid(), signal.SIGKILL)
+    return self._source[index]
+
+
+def test_a_reading_process_that_dies_is_named_and_replaced(data_set, tmp_path, caplog):
+  source, _ = data_set
+  options = {**TRAIN, 'workers': 2}
+  (tmp_path / 'a').mkdir()
+  batches = train_batches(Deadly(source, 3, 1, tmp_path / 'a'), **options)
+  with pytest.raises(UserError, match=rf'died on {source.file_names[3]} .* code -9'):
+    take(batches, 12)
+
+  (tmp_path / 'b').mkdir()
+  batches = train_batches(
+    Deadly(source, 3, 2, tmp_path / 'b'), max_worker_deaths=2, **options
+  )
+  assert_same(take(batches, 12), take(train_batches(source, **TRAIN), 12))
+  assert f'died on {source.file_names[3]}' in caplog.text
 
 
 def test_a_size_that_disagrees_with_the_json_is_named(tmp_path):

@@ -1,0 +1,118 @@
+"""The step that was not finite, once more: what training leaves for it, and the look.
+
+WORKDIR/replay gets a checkpoint of the state before the step and, from every host, its
+share of the batch, replay/<step>/batch-<host>-of-<hosts>.npz. `--mode=replay` computes
+the step again, for the whole batch and for every image alone.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+from absl import logging
+
+from embedmask_jax.checkpoint import Metadata, open_checkpoint
+from embedmask_jax.checkpoint_writer import CheckpointWriter
+from embedmask_jax.data.transforms import Arrays
+from embedmask_jax.devices import data_mesh, replicate, split
+from embedmask_jax.errors import UserError
+from embedmask_jax.models.factory import build_model, init_variables
+from embedmask_jax.structures import Batch
+from embedmask_jax.train_state import TrainState, create_train_state
+from embedmask_jax.train_step import make_train_step
+
+FOLDER = 'replay'
+
+
+class NonFiniteLossError(UserError):
+  """Training has diverged: names the step, the loss and the images.
+
+  Attributes:
+    batch: this host's share of the batch, the fields of `structures.Batch`, and
+      `image_id`, int64 [B].
+  """
+
+  def __init__(self, message: str, batch: Arrays):
+    super().__init__(message)
+    self.batch = batch
+
+
+def save_for_replay(
+  workdir: Path, metadata: Metadata, state: TrainState, batch: Arrays
+) -> None:
+  """Writes the state before a step and the batch of that step; all hosts call it."""
+  folder = workdir / FOLDER / str(int(state.step))
+  folder.mkdir(parents=True, exist_ok=True)
+  host, hosts = jax.process_index(), jax.process_count()
+  np.savez(folder / f'batch-{host}-of-{hosts}.npz', **batch)  # type: ignore[arg-type]
+  with CheckpointWriter(
+    workdir / FOLDER, metadata, keep_last=1, keep_best=0, best_metric=''
+  ) as checkpoints:
+    checkpoints.save(dataclasses.replace(state, ema_params=None))
+  logging.info('state and batch are in %s', workdir / FOLDER)
+
+
+def replay(workdir: str | Path) -> str:
+  """Computes the last step that was not finite again; the command `--mode=replay`.
+
+  Args:
+    workdir: of the run.
+
+  Returns:
+    A table: the losses and the gradient's norm of the whole batch and, from the same
+    state, of every image as a batch of its own.
+
+  Raises:
+    UserError: nothing was left for a replay.
+  """
+  folder = Path(workdir) / FOLDER
+  if not folder.is_dir():
+    raise UserError(
+      f'--workdir={workdir} has no step to replay: no loss was other than finite'
+    )
+  stored = open_checkpoint(folder)
+  batch = _read_batch(folder / str(stored.step))
+  image_ids = batch.pop('image_id')
+  config = stored.metadata.config
+  model = build_model(config.model, len(stored.metadata.class_names))
+  variables = stored.read(
+    'variables', jax.eval_shape(lambda: init_variables(model, config.seed))
+  )
+  mesh = data_mesh(1)
+  optimizer = optax.set_to_zero()
+  train_step = make_train_step(model, optimizer, mesh)
+  lines = []
+  for name, rows in [
+    ('whole batch', slice(None)),
+    *((f'image {key}', slice(i, i + 1)) for i, key in enumerate(image_ids)),
+  ]:
+    part = Batch(**{field: array[rows] for field, array in batch.items()})
+    state = replicate(mesh, create_train_state(variables, optimizer))
+    _, metrics = train_step(state, split(mesh, part))
+    values = ', '.join(
+      f'{key.removeprefix("loss/")} {float(value):.4g}'
+      for key, value in sorted(metrics.items())
+    )
+    lines.append(f'{name}: {values}')
+  return f'step {stored.step}\n' + '\n'.join(lines)
+
+
+def _read_batch(folder: Path) -> Arrays:
+  """The shares of all hosts, put together.
+
+  Raises:
+    UserError: one of them is missing.
+  """
+  found = [re.fullmatch(r'batch-(\d+)-of-(\d+)\.npz', p.name) for p in folder.glob('*')]
+  shares = {int(match[1]): match for match in found if match}
+  count = int(next(iter(shares.values()))[2]) if shares else 1
+  if sorted(shares) != list(range(count)):
+    raise UserError(f'{folder} lacks the batch of {count - len(shares)} host(s)')
+  parts = []
+  for host in range(count):
+    with np.load(folder / shares[host][0]) as arrays:
+      parts.append(dict(arrays))
+  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

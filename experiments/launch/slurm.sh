@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Submits a run to Slurm, one process per GPU; JAX finds the processes by itself:
+#
+#   NODES=2 GPUS_PER_NODE=8 slurm.sh [--dry-run] --config=... --workdir=...
+#
+# Also TIME (default 24:00:00), CPUS_PER_TASK (12), PARTITION, ACCOUNT, PYTHON. The work
+# folder must be on a shared file system. Two minutes before its time is over, or when
+# it is preempted, the job saves, exits with 75 and is put back into the queue.
+
+here=$(dirname "${BASH_SOURCE[0]}")
+# shellcheck source=experiments/launch/step.sh
+source "$here/step.sh"
+[[ $# -ge 1 && -n ${NODES:-} && -n ${GPUS_PER_NODE:-} ]] || usage
+
+options=(
+  --job-name=embedmask "--nodes=$NODES" "--ntasks-per-node=$GPUS_PER_NODE"
+  "--gpus-per-node=$GPUS_PER_NODE" "--cpus-per-task=${CPUS_PER_TASK:-12}"
+  "--time=${TIME:-24:00:00}" --signal=TERM@120 --requeue --open-mode=append
+  --output=embedmask-%j.log
+)
+[[ -z ${PARTITION:-} ]] || options+=("--partition=$PARTITION")
+[[ -z ${ACCOUNT:-} ]] || options+=("--account=$ACCOUNT")
+
+run=("${PYTHON:-python}" -m embedmask_jax.main "$@")
+script="srun ${run[*]@Q}
+status=\$?
+[ \$status -ne $retry ] || scontrol requeue \$SLURM_JOB_ID
+exit \$status"
+step sbatch "${options[@]}" --wrap="$script"

@@ -1,0 +1,27 @@
+# Sourced by the scripts here: --dry-run as their first argument prints what they
+# would run, ready to be pasted, and runs nothing.
+# shellcheck shell=bash
+set -euo pipefail
+
+is_dry_run=false
+if [[ ${1:-} == --dry-run ]]; then
+  is_dry_run=true
+  shift
+fi
+
+step() { # COMMAND...
+  if $is_dry_run; then
+    echo "${*@Q}"
+  else
+    "$@"
+  fi
+}
+
+usage() { # the comment at the head of the script
+  sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+}
+
+# What embedmask_jax.main exits with after SIGTERM: its state is saved, start it again.
+# shellcheck disable=SC2034  # the scripts use it
+retry=75

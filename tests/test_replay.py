@@ -1,0 +1,56 @@
+"""The look at a step that was not finite, with a small real network."""
+
+import numpy as np
+import optax
+import pytest
+from synthetic import random_batch
+from test_main import run
+
+from configs import base
+from embedmask_jax.checkpoint import Metadata
+from embedmask_jax.devices import data_mesh, replicate
+from embedmask_jax.errors import UserError
+from embedmask_jax.models.factory import build_model, init_variables
+from embedmask_jax.replay import replay, save_for_replay
+from embedmask_jax.train_state import create_train_state
+
+
+def small_config():
+  config = base.get_config()
+  config.model.backbone = 'resnet18'
+  config.model.backbone_width = 8
+  config.model.norm = 'group'
+  config.model.frozen_stages = 0
+  config.model.fpn_channels = 16
+  config.model.head_channels = 16
+  config.model.head_depth = 1
+  return config
+
+
+@pytest.mark.slow
+def test_the_image_at_fault_stands_out(tmp_path):
+  metadata = Metadata(small_config(), (1, 2, 3), ('a', 'b', 'c'))
+  model = build_model(metadata.config.model, 3)
+  state = create_train_state(init_variables(model, 0), optax.sgd(0.1))
+  state = replicate(data_mesh(1), state.replace(step=np.int32(7)))
+  batch = vars(random_batch(0, [(64, 64)] * 2, (64, 64), [2, 1])).copy()
+  batch['boxes'][1, 0, 2] = np.nan
+  save_for_replay(
+    tmp_path, metadata, state, {**batch, 'image_id': np.asarray([31, 32])}
+  )
+  step, whole, first, second = replay(tmp_path).splitlines()
+  assert step == 'step 7'
+  for line, name, is_finite in (
+    (whole, 'whole batch', False),
+    (first, 'image 31', True),
+    (second, 'image 32', False),
+  ):
+    assert line.startswith(f'{name}: box ')
+    assert ('nan' not in line) == is_finite, line
+
+
+def test_a_share_that_is_missing_is_told(tmp_path, capsys):
+  with pytest.raises(UserError, match='no step to replay'):
+    replay(tmp_path)
+  assert run('--mode=replay') == 2
+  assert '--workdir is missing' in capsys.readouterr().err
