@@ -179,15 +179,9 @@ def msra_names(state_dict):
 
 
 def test_msra_key_table():
-  config = coco_2021_r101_ms_3x.get_config()
+  config = coco_2021_r101_ms_3x.get_config().model
   drawn = golden_rule.draw_state_dict(
-    3,
-    {
-      p.key: p.shape
-      for p in golden_rule.tensor_places(
-        'R101', coco_2021_r101_ms_3x.get_config().model
-      )
-    },
+    3, {p.key: p.shape for p in golden_rule.tensor_places('R101', config)}
   )
   whole, _ = import_weights.import_authors(drawn)
   start = jax.tree.map(np.zeros_like, whole)

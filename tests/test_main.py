@@ -54,7 +54,8 @@ def workdir(tmp_path):
 
 
 def run(*arguments):
-  return main.run(['main', '--compilation_cache=off', *arguments])
+  # JAX has been used in this process, after which no other host can be joined.
+  return main.run(['main', '--compilation_cache=off', '--nodistributed', *arguments])
 
 
 def refused(capsys, *arguments):
@@ -164,7 +165,7 @@ MISTAKES = [
   ((BASE, '--workdir=w', '--config.train.steps=-1'), 'config.train.steps is -1'),
   ((BASE, '--workdir=w', '--config.model.preset=1'), "config.model.preset is '1'"),
   ((BASE, '--workdir=w', '--config.seed'), '--config.seed'),
-  (('--mode=fly',), '<train|eval|predict|import|export>'),
+  (('--mode=fly',), '<train|eval|predict|replay|import|export>'),
   (('--wrokdir=x',), "'wrokdir'"),
   (('stray',), "unexpected argument 'stray'"),
   (('--mode=eval',), '--checkpoint is missing'),
@@ -224,7 +225,7 @@ def test_help_names_the_modes():
     check=False,
   )
   assert result.returncode == 0
-  for mode in ('eval', 'predict', 'import', 'export'):
+  for mode in ('eval', 'predict', 'replay', 'import', 'export'):
     assert f'--mode={mode}' in result.stdout
   assert '--score_threshold' in result.stdout
 

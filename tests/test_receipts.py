@@ -24,6 +24,7 @@ def trained(workdir, config, annotations, images, *fields):
   status = main.run(
     [
       'main',
+      '--nodistributed',
       f'--config={ROOT / config}',
       f'--workdir={workdir}',
       f'--config.data.train.annotations={train}',
