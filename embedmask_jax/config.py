@@ -122,6 +122,7 @@ FIELDS: Mapping[str, Rule] = {
   'optim.learning_rate': _POSITIVE,
   'optim.reference_batch_size': _integer(0),
   'optim.weight_decay': _NOT_NEGATIVE,
+  'optim.norm_decay_multiplier': _NOT_NEGATIVE,
   'optim.momentum': _FRACTION,
   'optim.bias_rate_multiplier': _NOT_NEGATIVE,
   'optim.bias_weight_decay': _NOT_NEGATIVE,

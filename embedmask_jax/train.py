@@ -53,6 +53,7 @@ from embedmask_jax.optim import (
   make_optimizer,
   scale_to_batch,
 )
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.progress import Progress
 from embedmask_jax.structures import Batch
 from embedmask_jax.train_state import TrainState
@@ -96,7 +97,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainResult:
   parts = config.train.accumulation_steps
   check_batch_size(config.train.batch_size, devices=mesh.size, parts=parts)
   workdir = writable_folder(workdir, '--workdir')
-  source = open_train_source(config.data)
+  source = open_train_source(config.data, PRESETS[config.model.preset])
   log_report('training', source)
   metadata = Metadata(config, source.category_ids, source.class_names)
   eval_source = open_eval_source(config.data, metadata.categories)
@@ -119,7 +120,9 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainResult:
   _write_config(workdir, config)
   _log_run(config, variables, trained, mesh.devices, num_steps)
 
-  train_step = make_train_step(model, optimizer, mesh, accumulation_steps=parts)
+  train_step = make_train_step(
+    model, optimizer, mesh, accumulation_steps=parts, seed=config.seed
+  )
   evaluator = Evaluator(model, eval_source, config, mesh) if eval_source else None
   first_step = int(state.step)
   metrics, folder = None, None

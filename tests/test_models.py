@@ -8,6 +8,7 @@ from embedmask_jax.losses import compute_losses, normalisers
 from embedmask_jax.models.factory import init_variables
 from embedmask_jax.models.resnet import max_pool_half
 from embedmask_jax.ops.masks import mask_log_probability
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.targets import assign_targets
 
 CANVAS = (64, 96)
@@ -56,9 +57,9 @@ def test_bfloat16_ends_before_embeddings_mask_logits_and_losses():
     spatial_dims=2,
   )
   assert log_p.dtype == jnp.float32
-  targets = assign_targets(batch())
+  targets = assign_targets(batch(), PRESETS['2021'])
   total = normalisers(batch(), targets)
-  losses = compute_losses(outputs, targets, batch(), total, spatial_dims=2)
+  losses = compute_losses(outputs, targets, batch(), total, preset=PRESETS['2021'])
   assert all(loss.dtype == jnp.float32 for loss in losses.values())
 
 

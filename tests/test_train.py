@@ -77,9 +77,9 @@ def toy_variables(model, seed):
   }
 
 
-def make_toy_step(model, optimizer, mesh, *, accumulation_steps=1):
+def make_toy_step(model, optimizer, mesh, *, accumulation_steps=1, seed=0):
   """A step whose result depends on every image it has seen, and on their order."""
-  del model, mesh, accumulation_steps
+  del model, mesh, accumulation_steps, seed
 
   @jax.jit
   def step(state, batch):

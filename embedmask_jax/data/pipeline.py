@@ -19,6 +19,7 @@ from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.sampler import BatchPlan, TrainPlan
 from embedmask_jax.data.transforms import Arrays, empty_batch, fill_example, fill_image
 from embedmask_jax.errors import UserError
+from embedmask_jax.presets import PRESETS, Preset
 
 # More steps than any run has; Grain wants a length.
 _ENDLESS = 2**31 - 1
@@ -39,6 +40,7 @@ def train_batches(
   instance_ladder: Sequence[int],
   crop_size: Sequence[int] = (),
   canvases: Sequence[Canvas] = (),
+  preset: Preset = PRESETS['2021'],
   start_step: int = 0,
   workers: int = 0,
   prefetch: int = 2,
@@ -57,6 +59,7 @@ def train_batches(
     instance_ladder: ascending values that the instances of a batch are padded to.
     crop_size: (height, width) of a random cut of the resized image; () for none.
     canvases: (height, width), multiples of 32; () for derived ones.
+    preset: for sizes, and what boxes and masks mean.
     start_step: the first step to yield.
     workers: processes that make batches; 0 makes them in threads of this one.
     prefetch: batches made ahead; 0 makes each when it is asked for.
@@ -90,6 +93,7 @@ def train_batches(
     crop_size=crop_size,
     canvases=canvases,
     instance_ladder=instance_ladder,
+    preset=preset,
   )
   loader = _Loader(source, plan, process_index, process_count, with_instances=True)
   return _numbered(
@@ -105,6 +109,7 @@ def eval_batches(
   long_side: int,
   canvases: Sequence[Canvas] = (),
   output_ladder: Sequence[Canvas] = (),
+  preset: Preset = PRESETS['2021'],
   workers: int = 0,
   prefetch: int = 2,
   process_index: int = 0,
@@ -120,6 +125,7 @@ def eval_batches(
     canvases: (height, width), multiples of 32; () for derived ones.
     output_ladder: output canvases; a batch holds images of one class of original
       size, see `EvalPlan`.
+    preset: for sizes, and what boxes and masks mean.
     workers: processes that make batches; 0 makes them in threads of this one.
     prefetch: batches made ahead; 0 makes each when it is asked for.
     process_index: which share of every batch to make.
@@ -141,6 +147,7 @@ def eval_batches(
     batch_size=batch_size,
     canvases=canvases,
     output_ladder=output_ladder,
+    preset=preset,
   )
   loader = _Loader(source, plan, process_index, process_count, with_instances=False)
   return _batches(loader, 0, len(plan), workers, prefetch)
