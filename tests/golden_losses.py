@@ -279,8 +279,9 @@ def _compare_averaged(
 ) -> None:
   """The locations averaged for each instance, of which there may be none."""
   counts = arrays[f'{prefix}pos_count']
-  lists = np.split(arrays[f'{prefix}pos_list'], np.cumsum(counts)[:-1])
-  for n, expected in enumerate(lists):
+  listed = arrays[f'{prefix}pos_list']
+  for n, (count, end) in enumerate(zip(counts, np.cumsum(counts), strict=True)):
+    expected = listed[end - count : end]
     if gaps is not None and 0 < gaps[n] < _IOU_TIE:
       report.note(f'{record} {prefix}: instance {n} skipped, its choice is in doubt')
       continue
