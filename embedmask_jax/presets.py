@@ -51,6 +51,7 @@ class Preset:
     has_root_score: whether a score is the square root of class times centerness,
       with the threshold on the product, and boxes are clipped after NMS.
     rounds_sizes: whether resized sides are rounded rather than truncated.
+    polygon_dtype: in which polygons are resized before they are rasterised.
     mask_cell: the pixels of a stride-4 cell that turn it on: `any` of the four around
       its centre, or the lower right `one` of them.
   """
@@ -78,6 +79,7 @@ class Preset:
   )
   has_root_score: bool = False
   rounds_sizes: bool = False
+  polygon_dtype: Literal['float32', 'float64'] = 'float32'
   mask_cell: Literal['any', 'one'] = 'any'
 
 
@@ -115,6 +117,7 @@ _ADELAIDET = Preset(
   read_out='whole_probability',
   has_root_score=True,
   rounds_sizes=True,
+  polygon_dtype='float64',
   mask_cell='one',
 )
 

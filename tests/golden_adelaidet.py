@@ -74,8 +74,9 @@ def _translate_losses(found: dict[str, np.ndarray]) -> None:
     bits = np.unpackbits(
       found.pop(f'im{i}_masks_full'), axis=-1, count=canvas[0] * canvas[1]
     )
-    masks = bits.reshape(-1, *canvas)[:, : size[0], : size[1]]
-    found[f'im{i}_masks'] = np.packbits(masks.reshape(len(boxes), -1), axis=-1)
+    masks = bits.reshape(len(boxes), *canvas)[:, : size[0], : size[1]]
+    flat = masks.reshape(len(boxes), size[0] * size[1])
+    found[f'im{i}_masks'] = np.packbits(flat, axis=-1)
     is_positive = found['labels'][i] < CLASSES
     matched[i] = np.where(is_positive, found['target_inds'][i] - first, -1)
     first += len(boxes)
@@ -112,6 +113,9 @@ def _translate_detections(found: dict[str, np.ndarray]) -> None:
     for name in ('embed', 'margin'):
       key = f'im{i}_proposal_{name}'
       found[key] = found[key][kept]
+    if not len(kept):
+      found[f'im{i}_coco_mask_area'] = np.zeros(0, np.int64)
+      continue
     found[f'im{i}_coco_mask_area'] = found.pop(f'im{i}_mask_area')
     found[f'im{i}_mask_cells'] = found.pop(f'im{i}_mask_cells_s4')[kept]
     if f'im{i}_masks' in found:

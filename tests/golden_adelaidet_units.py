@@ -147,7 +147,7 @@ def _rasteriser(unit: Arrays, polygons: list, report: Report) -> None:
   size = tuple(map(int, unit['poly_hw']))
   expected = unpack_masks(unit['poly_masks'], size)
   for i, (instance, mask) in enumerate(zip(polygons, expected, strict=True)):
-    found = rasterised(instance, size, size)
+    found = rasterised(instance, size, size, preset=PRESET)
     report.compare('unit: rasteriser', f'poly {i}', found, mask)
     area = unit['poly_area'][i]
     report.compare('unit: rasteriser', f'area {i}', found.sum(), area)

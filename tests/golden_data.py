@@ -109,11 +109,18 @@ def _transforms(unit: Arrays, polygons: Sequence[Polygons], report: Report) -> N
 
 
 def rasterised(
-  polygons: Polygons, original: Size, size: Size, *, is_flipped: bool = False
+  polygons: Polygons,
+  original: Size,
+  size: Size,
+  *,
+  is_flipped: bool = False,
+  preset: Preset = PRESETS['2021'],
 ) -> np.ndarray:
   """bool [h, w] of an instance's polygons."""
   parsed, _ = parse_segmentation([list(p) for p in polygons], original)
-  runs = rasterize_polygons(parsed, original, size, is_flipped=is_flipped)
+  runs = rasterize_polygons(
+    parsed, original, size, is_flipped=is_flipped, preset=preset
+  )
   return coco_mask.decode({'size': list(size), 'counts': runs}).astype(bool)
 
 
@@ -177,7 +184,7 @@ def from_polygons(
   polygons = [
     parse_segmentation([list(p) for p in item['polygons']], size)[0] for item in kept
   ]
-  masks = [rasterised(item['polygons'], size, size) for item in kept]
+  masks = [rasterised(item['polygons'], size, size, preset=preset) for item in kept]
   view = whole_view(size, canvas, preset=preset)
   cells, at_locations, *_ = pack_masks(polygons, size, view)
   return (

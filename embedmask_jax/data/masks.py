@@ -15,8 +15,9 @@ from pycocotools import mask as coco_mask
 from embedmask_jax.data.rle import ColumnRuns, column_runs, expand
 from embedmask_jax.data.views import View
 from embedmask_jax.ops.locations import STRIDES, level_shapes
+from embedmask_jax.presets import PRESETS, Preset
 
-# Polygons, each float32 [2 * points] as x, y, x, y ... in original pixels; or a
+# Polygons, each float64 [2 * points] as x, y, x, y ... in original pixels; or a
 # compressed run-length mask of the original image.
 Segmentation = tuple[np.ndarray, ...] | bytes
 
@@ -29,31 +30,32 @@ def rasterize_polygons(
   size: tuple[int, int],
   *,
   is_flipped: bool = False,
-  extent: int = 1,
+  preset: Preset = PRESETS['2021'],
 ) -> bytes:
   """Resizes, mirrors and rasterises the polygons of an instance.
 
-  In float32 like the authors' code, because the rasteriser rounds.
+  In the precision of the authors' code, because the rasteriser rounds.
 
   Args:
-    polygons: float32 [2 * points] each, x, y, ... in original pixels.
+    polygons: float64 [2 * points] each, x, y, ... in original pixels.
     original_size: (height, width) of the image as stored.
     size: (height, width) of the resized image.
     is_flipped: whether the resized polygons are mirrored, x -> width - extent - x.
-    extent: see the preset's `box_extent`.
+    preset: for `box_extent` and `polygon_dtype`.
 
   Returns:
     The union's compressed run-length mask, of size `size`.
   """
   height, width = size
-  scale_x = np.float32(width / original_size[1])
-  scale_y = np.float32(height / original_size[0])
+  number = np.dtype(preset.polygon_dtype).type
+  scale_x = number(width / original_size[1])
+  scale_y = number(height / original_size[0])
   moved = []
   for polygon in polygons:
-    points = np.asarray(polygon, np.float32).reshape(-1, 2)
+    points = np.asarray(polygon, number).reshape(-1, 2)
     x, y = points[:, 0] * scale_x, points[:, 1] * scale_y
     if is_flipped:
-      x = np.float32(width) - x - np.float32(extent)
+      x = number(width) - x - number(preset.box_extent)
     moved.append(np.stack([x, y], axis=1).astype(np.float64).ravel())
   parts = coco_mask.frPyObjects(moved, height, width)
   return (parts[0] if len(parts) == 1 else coco_mask.merge(parts))['counts']
@@ -133,7 +135,7 @@ def _runs_of_view(
         original_size,
         view.resized,
         is_flipped=view.is_flipped,
-        extent=view.preset.box_extent,
+        preset=view.preset,
       )
       for item in outlines.values()
     ]
