@@ -13,16 +13,18 @@ def get_config() -> ConfigDict:
   config.seed = 0
 
   config.model = model = ConfigDict()
-  model.preset = '2021'  # which generation of the method; see the README
+  # Which generation of the method, 2019 | 2019_released | 2020 | 2021 | adelaidet; its
+  # numbers (embedding_dim, mask_threshold ...) are in its configs.
+  model.preset = '2021'
   model.backbone = 'resnet50'  # resnet18 | resnet34 | resnet50 | resnet101
   model.backbone_width = 64  # channels of the stem
   model.stride_in_1x1 = True  # True: MSRA bottlenecks, False: torchvision's
   model.norm = 'frozen_bn'  # frozen_bn (pre-trained) | group | batch (from scratch)
   model.frozen_stages = 2  # 0 none, 1 stem, 2 and stage 1, ... 5 whole backbone
   model.fpn_channels = 256
-  model.head_channels = 256
+  model.head_channels = 256  # of the towers; stems and mask branch have half
   model.head_depth = 4  # convolutions per tower
-  model.embedding_dim = 16  # dimensions, the first two carry coordinates
+  model.embedding_dim = 16  # dimensions; but in 2019 two of them carry coordinates
   model.dtype = 'float32'  # compute dtype, float32 | bfloat16; parameters: float32
   model.pixel_mean = (102.9801, 115.9465, 122.7717)  # blue, green, red, 0..255
   model.pixel_std = (1.0, 1.0, 1.0)  # blue, green, red
@@ -71,6 +73,7 @@ def get_config() -> ConfigDict:
   # it, warm-up unchanged. 0: off, everything is taken as written.
   optim.reference_batch_size = 16
   optim.weight_decay = 1e-4  # of everything but biases
+  optim.norm_decay_multiplier = 1.0  # of weight_decay, for scales of norms
   optim.momentum = 0.9  # sgd only
   optim.momentum_dtype = 'float32'  # bfloat16 halves what the momentum takes
   optim.bias_rate_multiplier = 2.0

@@ -126,6 +126,7 @@ FIELDS: Mapping[str, Rule] = {
   'optim.learning_rate': _POSITIVE,
   'optim.reference_batch_size': _integer(0),
   'optim.weight_decay': _NOT_NEGATIVE,
+  'optim.norm_decay_multiplier': _NOT_NEGATIVE,
   'optim.momentum': _FRACTION,
   'optim.momentum_dtype': _one_of('float32', 'bfloat16'),
   'optim.bias_rate_multiplier': _NOT_NEGATIVE,

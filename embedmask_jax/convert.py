@@ -13,8 +13,9 @@ from embedmask_jax.checkpoint_writer import CheckpointWriter
 from embedmask_jax.datasets import open_train_source
 from embedmask_jax.errors import UserError
 from embedmask_jax.folders import writable_folder
-from embedmask_jax.import_weights import export_authors, import_weights
+from embedmask_jax.import_weights import export_weights, import_weights
 from embedmask_jax.models.factory import build_model, init_variables
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.train_state import create_train_state
 from embedmask_jax.weights.coco_categories import COCO_CATEGORIES
 from embedmask_jax.weights.files import write_torch
@@ -37,9 +38,10 @@ def run_import(weights: str | Path, config: Any, output: str | Path) -> WeightRe
   output = writable_folder(output, '--output')
   if list_steps(epath.Path(output) / 'checkpoints'):
     raise UserError(f'--output={output} holds checkpoints; name another folder')
+  preset = PRESETS[config.model.preset]
   has_data = config.data.train.annotations or config.data.generated.enabled
   categories = (
-    open_train_source(config.data).categories if has_data else COCO_CATEGORIES
+    open_train_source(config.data, preset).categories if has_data else COCO_CATEGORIES
   )
   ids, names = zip(*categories, strict=True)
   model = build_model(config.model, len(categories))
@@ -71,7 +73,7 @@ def run_export(stored: StoredCheckpoint, output: str | Path) -> None:
   writable_folder(output.parent, 'the folder of --output')
   model = build_model(stored.metadata.config.model, len(stored.metadata.class_names))
   template = jax.eval_shape(lambda: init_variables(model, 0))
-  state_dict = export_authors(stored.read('variables', template))
+  state_dict = export_weights(stored.read('variables', template))
   write_torch(output, state_dict)
   logging.info(
     "%s -> %s: %d tensors in the authors' layout",

@@ -9,22 +9,28 @@ from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.scenes import generate_scenes
 from embedmask_jax.data.source import open_source
 from embedmask_jax.errors import UserError
+from embedmask_jax.presets import PRESETS, Preset
 
 
-def open_train_source(data: Any) -> ImageSource:
+def open_train_source(data: Any, preset: Preset) -> ImageSource:
   """Opens what `config.data` trains on; its categories become the classes.
+
+  Args:
+    data: the config's part.
+    preset: for the meaning of boxes.
 
   Raises:
     UserError: no data are named, or they cannot be used.
   """
   if data.generated.enabled:
-    return _open_scenes(data, data.generated.train_images, 2 * data.generated.seed)
+    scenes = data.generated
+    return _open_scenes(data, scenes.train_images, 2 * scenes.seed, preset=preset)
   if not data.train.annotations:
     raise UserError(
       'nothing to train on: set config.data.train.annotations and '
       'config.data.train.images, or config.data.generated.enabled'
     )
-  return _open(data, data.train)
+  return _open(data, data.train, preset=preset)
 
 
 def open_eval_source(
@@ -65,6 +71,7 @@ def train_settings(config: Any) -> dict[str, Any]:
     'instance_ladder': data.instance_ladder,
     'crop_size': data.crop_size,
     'canvases': data.canvases,
+    'preset': PRESETS[config.model.preset],
     'workers': data.workers,
     'prefetch': data.prefetch,
     'max_worker_deaths': data.max_worker_deaths,
@@ -78,14 +85,22 @@ def view_settings(config: Any) -> dict[str, Any]:
     'long_side': config.data.long_side,
     'canvases': config.data.canvases,
     'output_ladder': config.eval.output_ladder,
+    'preset': PRESETS[config.model.preset],
   }
 
 
 def _open(
-  data: Any, part: Any, categories: Sequence[tuple[int, str]] | None = None
+  data: Any,
+  part: Any,
+  categories: Sequence[tuple[int, str]] | None = None,
+  preset: Preset = PRESETS['2021'],
 ) -> ImageSource:
   return open_source(
-    part.annotations, part.images, categories, min_box_side=data.min_box_side
+    part.annotations,
+    part.images,
+    categories,
+    min_box_side=data.min_box_side,
+    preset=preset,
   )
 
 
@@ -94,8 +109,11 @@ def _open_scenes(
   num_images: int,
   seed: int,
   categories: Sequence[tuple[int, str]] | None = None,
+  preset: Preset = PRESETS['2021'],
 ) -> ImageSource:
   annotations, images = generate_scenes(
     num_images=num_images, image_size=data.generated.image_size, seed=seed
   )
-  return open_source(annotations, images, categories, min_box_side=data.min_box_side)
+  return open_source(
+    annotations, images, categories, min_box_side=data.min_box_side, preset=preset
+  )

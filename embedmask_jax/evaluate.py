@@ -27,6 +27,7 @@ from embedmask_jax.metrics.writer import MetricWriter
 from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.models.factory import build_model, init_variables
 from embedmask_jax.postprocess import DetectionSettings
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.structures import Batch, Detections
 from embedmask_jax.visualize import draw_detections
 
@@ -152,6 +153,7 @@ class Evaluator:
       original_size=original_size,
       image_id=self._source.image_ids[index],
       category_ids=self._source.category_ids,
+      extent=PRESETS[self._config.model.preset].box_extent,
     )
 
   def _overlay(

@@ -14,6 +14,11 @@ from typing import Any
 import numpy as np
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.weights.adelaidet import (
+  export_adelaidet,
+  import_adelaidet,
+  is_adelaidet,
+)
 from embedmask_jax.weights.authors import export_authors, import_authors
 from embedmask_jax.weights.backbones import import_backbone
 from embedmask_jax.weights.files import read_weights
@@ -28,10 +33,14 @@ from embedmask_jax.weights.tree import (
 
 __all__ = [
   'WeightReport',
+  'export_adelaidet',
   'export_authors',
+  'export_weights',
+  'import_adelaidet',
   'import_authors',
   'import_backbone',
   'import_weights',
+  'is_adelaidet',
   'read_weights',
 ]
 
@@ -62,32 +71,55 @@ def import_weights(
   """
   tensors = read_weights(path)
   try:
-    if any('backbone.body.' in name for name in tensors):
-      imported, report = import_authors(tensors)
+    is_authors = any('backbone.body.' in name for name in tensors)
+    if is_authors or is_adelaidet(tensors):
+      read = import_authors if is_authors else import_adelaidet
+      imported, report = read(tensors)
       _check_settings(report.settings, model_settings)
       if may_replace_classes:
         imported, report = _with_fitting_classes(imported, variables, report)
       _check_same_shapes(imported, variables)
     else:
-      imported, report = import_backbone(tensors, variables)
+      imported, report = import_backbone(
+        tensors, variables, preset=model_settings['preset']
+      )
       _check_settings(report.settings, model_settings)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
   return imported, report
 
 
+def export_weights(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Writes our variables in the layout of the authors' code that they fit.
+
+  Args:
+    variables: {'params', 'batch_stats'} of a model with `norm='frozen_bn'`.
+
+  Returns:
+    float32 arrays by their names.
+
+  Raises:
+    UserError: the model has other leaves than theirs, or lacks some.
+  """
+  has_mask_branch = 'mask_branch' in variables['params']['head']
+  return (export_adelaidet if has_mask_branch else export_authors)(variables)
+
+
 def _with_fitting_classes(
   imported: dict[str, Any], variables: Mapping[str, Any], report: WeightReport
 ) -> tuple[dict[str, Any], WeightReport]:
   """Puts the class logits of `variables` in where the numbers of classes differ."""
-  path = ('params', 'head', 'class_logits')
-  found, own = get_leaf(imported, path), get_leaf(variables, path)
-  if np.shape(found['bias']) == np.shape(own['bias']):
+  head = ('params', 'head')
+  candidates = ((*head, 'class_logits'), (*head, 'semantic_head', 'logits'))
+  paths = [path for path in candidates if has_leaf(variables, path)]
+  found, own = (len(get_leaf(tree, paths[0])['bias']) for tree in (imported, variables))
+  if found == own:
     return imported, report
   imported = copy_tree(imported)
-  set_leaf(imported, path, own)
-  names = {f'head/class_logits/{name}' for name in own}
-  reason = f'for {len(found["bias"])} classes instead of {len(own["bias"])}'
+  for path in paths:
+    set_leaf(imported, path, get_leaf(variables, path))
+  names = {f'{"/".join(p[1:])}/{leaf}' for p in paths for leaf in ('kernel', 'bias')}
+  reason = f'for {found} classes instead of {own}'
   return imported, dataclasses.replace(
     report,
     mapped=tuple(pair for pair in report.mapped if pair[1] not in names),

@@ -22,8 +22,10 @@ from embedmask_jax.devices import replicate
 from embedmask_jax.errors import UserError
 from embedmask_jax.import_weights import import_weights
 from embedmask_jax.train_state import TrainState, create_train_state
+from embedmask_jax.weights.tree import copy_tree, get_leaf, has_leaf, set_leaf
 
-CLASS_LOGITS = 'class_logits'
+# The layers of the head with an output per class, of which a model has one or both.
+CLASS_LAYERS = (('class_logits',), ('semantic_head', 'logits'))
 
 
 def initial_state(
@@ -111,19 +113,17 @@ def read_initial_variables(path: str, metadata: Metadata, variables: dict) -> di
     len(new),
   )
   shapes = stored.shapes('variables')
-  head = variables['params']['head']
-  places = {
-    name: np.empty(*shapes.get(f'params/head/{CLASS_LOGITS}/{name}', (leaf.shape,)))
-    for name, leaf in head[CLASS_LOGITS].items()
-  }
-  read = stored.read('variables', _with_class_logits(variables, places))
-  return _with_class_logits(read, head[CLASS_LOGITS])
-
-
-def _with_class_logits(variables: dict, class_logits: dict) -> dict:
-  params = variables['params']
-  head = {**params['head'], CLASS_LOGITS: class_logits}
-  return {**variables, 'params': {**params, 'head': head}}
+  layers = [('params', 'head', *layer) for layer in CLASS_LAYERS]
+  layers = [layer for layer in layers if has_leaf(variables, layer)]
+  template = copy_tree(variables)
+  for layer in layers:
+    for name, leaf in get_leaf(variables, layer).items():
+      stored_leaf = shapes.get('/'.join((*layer, name)), (leaf.shape,))
+      set_leaf(template, (*layer, name), np.empty(*stored_leaf))
+  read = copy_tree(stored.read('variables', template))
+  for layer in layers:
+    set_leaf(read, layer, get_leaf(variables, layer))
+  return read
 
 
 def _check_same_run(stored: StoredCheckpoint, metadata: Metadata) -> None:

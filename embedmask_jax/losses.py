@@ -12,8 +12,9 @@ from flax import struct
 
 from embedmask_jax.mask_loss import mask_loss_sums
 from embedmask_jax.ops.locations import location_strides
+from embedmask_jax.ops.valid_area import area_mask
 from embedmask_jax.presets import Preset
-from embedmask_jax.proposal_sampling import sample_proposals
+from embedmask_jax.proposal_sampling import MAX_DRAWN, sample_proposals
 from embedmask_jax.structures import Array, Batch, HeadOutputs, Targets
 
 FOCAL_GAMMA = 2.0
@@ -28,25 +29,44 @@ class Normalisers:
     num_positive: positive locations.
     centerness_sum: centerness targets, summed.
     num_images: images, those without instances included.
+    num_drawn: positive locations that the mask loss takes where it takes all.
+    num_semantic: cells with a class, for the semantic loss.
   """
 
   num_positive: Any
   centerness_sum: Any
   num_images: Any
+  num_drawn: Any
+  num_semantic: Any
 
 
 def loss_names(preset: Preset) -> tuple[str, ...]:
   """The losses of a preset, whose sum is trained on."""
-  names = ('class', 'box', 'centerness', 'mask')
-  return (*names, 'smooth') if preset.smooth_weight else names
+  names = ['class', 'box', 'centerness', 'mask']
+  if preset.smooth_weight:
+    names.append('smooth')
+  if preset.pixels == 'mask_branch':
+    names.append('semantic')
+  return tuple(names)
 
 
-def normalisers(batch: Batch, targets: Targets) -> Normalisers:
-  """Returns this batch's share of the normalisers, to be summed over all parts."""
+def normalisers(batch: Batch, targets: Targets, *, parts: int = 1) -> Normalisers:
+  """Returns this batch's share of the normalisers, to be summed over all shares.
+
+  Args:
+    batch: of one device.
+    targets: of `assign_targets`.
+    parts: that it is computed in; each draws its own proposals.
+  """
+  positive = (targets.matched >= 0).reshape(parts, -1)
+  drawn = jnp.minimum(jnp.sum(positive, axis=1), MAX_DRAWN)
+  semantic = -1 if targets.semantic is None else targets.semantic
   return Normalisers(
     num_positive=jnp.sum(targets.matched >= 0).astype(jnp.float32),
     centerness_sum=jnp.sum(targets.centerness),
     num_images=jnp.sum(batch.example_valid).astype(jnp.float32),
+    num_drawn=jnp.sum(drawn).astype(jnp.float32),
+    num_semantic=jnp.sum(jnp.asarray(semantic) >= 0).astype(jnp.float32),
   )
 
 
@@ -57,6 +77,7 @@ def compute_losses(
   total: Normalisers,
   *,
   preset: Preset,
+  key: Array | None = None,
   mask_chunk: int = 8,
 ) -> dict[str, Array]:
   """Returns the losses by `loss_names`, float32 scalars.
@@ -67,6 +88,7 @@ def compute_losses(
     batch: the ground truth.
     total: normalisers of the global batch; counts are floored at 1.
     preset: which losses, and what they count.
+    key: draws the proposals of the mask loss, where there are too many of all.
     mask_chunk: proposals whose mask loss is computed at a time.
   """
   canvas = (batch.images.shape[1], batch.images.shape[2])
@@ -77,27 +99,41 @@ def compute_losses(
   class_loss = jnp.where(targets.location_valid[..., None], class_loss, 0)
 
   strides = location_strides(canvas)[:, None]
-  box_loss = giou_loss(outputs.box_regression, targets.box_regression / strides)
+  box_loss = giou_loss(
+    outputs.box_regression,
+    targets.box_regression / strides,
+    hull_epsilon=preset.hull_epsilon,
+  )
   box_loss = jnp.where(positive, box_loss * targets.centerness, 0)
   centerness_sum = jnp.where(total.centerness_sum > 0, total.centerness_sum, 1)
 
   centerness_loss = binary_cross_entropy(outputs.centerness, targets.centerness)
   centerness_loss = jnp.where(positive, centerness_loss, 0)
 
-  samples = sample_proposals(outputs, targets, batch, preset=preset)
+  samples = sample_proposals(outputs, targets, batch, preset=preset, key=key)
   mask_sums = mask_loss_sums(outputs, batch, samples, preset=preset, chunk=mask_chunk)
   num_instances = jnp.maximum(jnp.sum(batch.instance_valid, axis=1), 1)
   num_learnt = jnp.maximum(jnp.sum(samples.valid, axis=1), 1)
-  mask_losses = mask_sums / (num_instances if preset.counts_unmatched else num_learnt)
+  if preset.proposals == 'all':
+    mask_loss = jnp.sum(mask_sums) / jnp.maximum(total.num_drawn, 1)
+  else:
+    counts = num_instances if preset.counts_unmatched else num_learnt
+    mask_loss = jnp.sum(mask_sums / counts) / total.num_images
   losses = {
     'class': jnp.sum(class_loss) / num_positive,
     'box': jnp.sum(box_loss) / centerness_sum,
     'centerness': jnp.sum(centerness_loss) / num_positive,
-    'mask': preset.mask_weight * jnp.sum(mask_losses) / total.num_images,
+    'mask': preset.mask_weight * mask_loss,
   }
   if preset.smooth_weight:
     spread = jnp.sum(samples.spread / num_instances)
     losses['smooth'] = preset.smooth_weight * spread / total.num_images
+  if targets.semantic is not None:
+    semantic = focal_loss(outputs.semantic_logits, targets.semantic)
+    in_area = area_mask(semantic.shape[1:3], batch.valid_size // 8)
+    in_area &= batch.example_valid[:, None, None]
+    semantic = jnp.sum(jnp.where(in_area[..., None], semantic, 0))
+    losses['semantic'] = semantic / jnp.maximum(total.num_semantic, 1)
   return losses
 
 
@@ -119,15 +155,15 @@ def focal_loss(logits: Array, labels: Array) -> Array:
   )
 
 
-def giou_loss(predicted: Array, target: Array) -> Array:
+def giou_loss(predicted: Array, target: Array, *, hull_epsilon: float = 1e-7) -> Array:
   """Returns 1 - GIoU (arXiv 1902.09630), [...], of boxes around one location.
 
-  As the original: IoU is `(intersection + 1) / (union + 1)` and the hull carries
-  an epsilon of 1e-7.
+  As the original: IoU is `(intersection + 1) / (union + 1)`.
 
   Args:
     predicted: float32 [..., 4], distances to the sides in strides, >= 0.
     target: alike.
+    hull_epsilon: added to the area of the hull.
   """
 
   def area(distances: Array) -> Array:
@@ -137,7 +173,8 @@ def giou_loss(predicted: Array, target: Array) -> Array:
 
   intersection = area(jnp.minimum(predicted, target))
   union = area(predicted) + area(target) - intersection
-  hull = area(jnp.maximum(predicted, target)) + 1e-7
+  hull = area(jnp.maximum(predicted, target)) + hull_epsilon
+  hull = jnp.where(hull > 0, hull, 1)
   giou = (intersection + 1) / (union + 1) - (hull - union) / hull
   return 1 - giou
 

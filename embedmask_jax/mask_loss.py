@@ -6,9 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from embedmask_jax.ops.bits import unpack_bits
-from embedmask_jax.ops.lovasz import logit_from_log_probability, lovasz_hinge
+from embedmask_jax.ops.lovasz import (
+  logit_from_log_probability,
+  logit_from_probability,
+  lovasz_hinge,
+)
 from embedmask_jax.ops.masks import crop_mask, mask_log_probability
-from embedmask_jax.ops.resize import double_size
+from embedmask_jax.ops.resize import aligned_upsample, double_size
 from embedmask_jax.ops.valid_area import area_mask
 from embedmask_jax.presets import Preset
 from embedmask_jax.proposal_sampling import ProposalSamples
@@ -32,12 +36,15 @@ def mask_loss_sums(
     outputs: of the network.
     batch: the ground truth.
     samples: whose masks are compared.
-    preset: which cells count, and the bound of p.
+    preset: what is upsampled, which cells count, and the bounds of p.
     chunk: samples computed at a time, which bounds the memory.
   """
-  pixels = double_size(outputs.pixel_embedding, batch.valid_size // 8)
+  pixels = outputs.pixel_embedding
+  if preset.upsampled == 'embedding':
+    pixels = double_size(pixels, batch.valid_size // 8)
+  rows, columns = batch.images.shape[1] // 4, batch.images.shape[2] // 4
   grid_size = batch.valid_size // 4
-  in_grid = area_mask(pixels.shape[1:3], grid_size)
+  in_grid = area_mask((rows, columns), grid_size)
   losses_of = partial(_sample_losses, preset=preset, chunk=chunk)
 
   def per_image(args: tuple[Array, ...]) -> Array:
@@ -79,7 +86,7 @@ def _sample_losses(
   of a chunk are computed again in the backward pass, so that the memory is that of
   one chunk.
   """
-  rows, columns, _ = pixel.shape
+  rows, columns = in_grid.shape
   count = embedding.shape[0]
   chunk = min(chunk, count)
 
@@ -89,7 +96,13 @@ def _sample_losses(
     log_p = mask_log_probability(
       pixel, embedding, margin, spatial_dims=preset.spatial_dims
     )
-    logits = logit_from_log_probability(log_p, minimum=preset.min_probability)
+    bounds = {'minimum': preset.min_probability, 'maximum': preset.max_probability}
+    if preset.upsampled == 'embedding':
+      logits = logit_from_log_probability(log_p, **bounds)
+    else:
+      coarse = jnp.moveaxis(jnp.exp(log_p), 0, -1)[None]
+      fine = aligned_upsample(coarse, grid_size[None] // 2, 2)[0]
+      logits = logit_from_probability(jnp.moveaxis(fine, -1, 0), **bounds)
     counted = in_grid
     if preset.crop_growth is not None:
       counted &= crop_mask(

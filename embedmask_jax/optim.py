@@ -7,8 +7,9 @@ The paper's SGD is PyTorch's: with gradient g, parameter p and rate r,
 
 so the rate stays outside the buffer and a drop of the rate acts at once. Bias
 leaves (of convolutions and of normalisations) have their own rate multiplier and
-decay; every other leaf, GroupNorm scales and the scalar scales of the head
-included, is decayed (design notes of the 2021 code, 40 and 41).
+decay, scales of normalisations a factor of the decay; every other leaf, the scalar
+scales of the head included, is decayed (design notes of the 2021 code, 40 and 41, and
+of AdelaiDet, 43).
 """
 
 import dataclasses
@@ -34,6 +35,7 @@ class OptimSettings:
   learning_rate: float
   reference_batch_size: int
   weight_decay: float
+  norm_decay_multiplier: float
   momentum: float
   momentum_dtype: str
   bias_rate_multiplier: float
@@ -140,6 +142,13 @@ def is_bias(tree: Tree) -> Tree:
   )
 
 
+def is_norm_scale(tree: Tree) -> Tree:
+  """A tree of booleans: which leaves are scales of group or batch norms."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: _names(path)[-1] == 'scale', tree
+  )
+
+
 def is_trained(params: Tree, frozen_stages: int) -> Tree:
   """A tree of booleans: which leaves of `params` the optimiser may change.
 
@@ -179,8 +188,15 @@ def make_optimizer(
   Raises:
     UserError: unknown `name`.
   """
+
+  def is_weight(params: Tree) -> Tree:
+    neither = lambda bias, scale: not (bias or scale)  # noqa: E731
+    return jax.tree.map(neither, is_bias(params), is_norm_scale(params))
+
+  scale_decay = settings.weight_decay * settings.norm_decay_multiplier
   decay = optax.chain(
-    optax.add_decayed_weights(settings.weight_decay, mask=lambda p: _not(is_bias(p))),
+    optax.add_decayed_weights(settings.weight_decay, mask=is_weight),
+    optax.add_decayed_weights(scale_decay, mask=is_norm_scale),
     optax.add_decayed_weights(settings.bias_weight_decay, mask=is_bias),
   )
   dtype = jnp.dtype(settings.momentum_dtype)

@@ -20,7 +20,7 @@ from embedmask_jax.ops.masks import (
   window_mask,
 )
 from embedmask_jax.ops.nms import greedy_nms
-from embedmask_jax.ops.resize import bilinear_weights, double_size
+from embedmask_jax.ops.resize import aligned_weights, bilinear_weights, double_size
 from embedmask_jax.ops.valid_area import location_mask
 from embedmask_jax.presets import Preset
 from embedmask_jax.structures import Array, Detections, HeadOutputs
@@ -31,7 +31,8 @@ class DetectionSettings:
   """How detections are read off the head outputs.
 
   Attributes:
-    score_threshold: a (location, class) pair needs a class score above it.
+    score_threshold: a (location, class) pair needs a class score above it, or a
+      class score times centerness where the preset's score is the root of that.
     pre_nms_top_k: pairs kept per level before NMS.
     nms_threshold: IoU above which a box of the same class is suppressed.
     max_detections: K, detections kept per image.
@@ -53,7 +54,8 @@ class Proposals:
 
   Attributes:
     boxes: float32 [B, K, 4], network pixels, clipped to the image.
-    scores: float32 [B, K], class score times centerness; 0 where not `valid`.
+    scores: float32 [B, K], class score times centerness or the root of that; 0
+      where not `valid`.
     labels: int32 [B, K].
     valid: bool [B, K].
     location: int32 [B, K].
@@ -91,7 +93,9 @@ def detect(
     preset: how scores and masks are read.
     output_canvas: (Ho, Wo) of the masks; Wo is a multiple of 8.
   """
-  found = select_proposals(outputs, image_size, valid_size, settings=settings)
+  found = select_proposals(
+    outputs, image_size, valid_size, settings=settings, preset=preset
+  )
   masks = assemble_masks(
     outputs,
     found,
@@ -122,15 +126,15 @@ def select_proposals(
   valid_size: Array,
   *,
   settings: DetectionSettings,
+  preset: Preset,
 ) -> Proposals:
   """Returns the proposals that become detections.
 
   Per level the best (location, class) pairs above the threshold; over all levels
-  class-aware greedy NMS; the best `max_detections` of what is left. Equal scores
-  are ordered by location, then class.
+  class-aware greedy NMS; the best `max_detections` of what is left, less those of
+  which nothing is inside the image. Equal scores are ordered by location, then class.
 
-  Args:
-    outputs, image_size, valid_size, settings: see `detect`.
+  Args: see `detect`.
   """
   rows, columns = outputs.pixel_embedding.shape[1:3]
   canvas = (8 * rows, 8 * columns)
@@ -141,15 +145,29 @@ def select_proposals(
     logits: Array, centerness: Array, regression: Array, size: Array, in_area: Array
   ) -> Proposals:
     class_scores = jax.nn.sigmoid(logits)
-    is_candidate = (class_scores > settings.score_threshold) & in_area[:, None]
     scores = class_scores * jax.nn.sigmoid(centerness)[:, None]
-    scores = jnp.where(is_candidate, scores, -1)
+    has_root = preset.has_root_score
+    decisive = scores if has_root else class_scores
+    is_candidate = (decisive > settings.score_threshold) & in_area[:, None]
+    scores = jnp.where(is_candidate, jnp.sqrt(scores) if has_root else scores, -1)
     score, location, label = _top_pairs(scores, canvas, settings)
     distances = regression[location] * strides[location]
-    boxes = clip_boxes(boxes_from_distances(points[location], distances), size)
-    keep = greedy_nms(boxes, label, score > 0, threshold=settings.nms_threshold)
+    boxes = boxes_from_distances(points[location], distances)
+    clipped = clip_boxes(boxes, size, extent=preset.box_extent)
+    keep = greedy_nms(
+      boxes if has_root else clipped,
+      label,
+      score > 0,
+      threshold=settings.nms_threshold,
+      extent=preset.box_extent,
+    )
+    boxes = clipped
     place = jnp.nonzero(keep, size=settings.max_detections, fill_value=-1)[0]
     valid = place >= 0
+    sides = boxes[place, 2:] - boxes[place, :2] + preset.box_extent
+    valid &= jnp.all(sides > 0, axis=-1)
+    place = place[jnp.argsort(~valid, stable=True)]
+    valid = jnp.sort(valid, descending=True)
     return Proposals(
       boxes=jnp.where(valid[:, None], boxes[place], 0),
       scores=jnp.where(valid, score[place], 0),
@@ -215,13 +233,12 @@ def assemble_masks(
 ) -> Array:
   """Returns the packed masks, uint8 [B, K, Ho, Wo/8], in original pixels.
 
-  What `read_mask` gives at stride 4 is resized bilinearly to `ceil(valid size *
-  original size / image size)` and thresholded; what lies beyond the original size is
-  cut off.
+  What `read_mask` gives is resized bilinearly and thresholded (`resize_weights`); what
+  lies beyond the original size is cut off.
 
   Args: see `detect`; `found` is what `select_proposals` returned.
   """
-  pixels = double_size(outputs.pixel_embedding, valid_size // 8)
+  pixels = mask_pixels(outputs.pixel_embedding, valid_size, preset)
   chunk = min(settings.mask_chunk, settings.max_detections)
   padding = -settings.max_detections % chunk
   threshold = mask_threshold(settings, preset)
@@ -229,7 +246,9 @@ def assemble_masks(
   def per_image(args: tuple) -> Array:
     pixel, outputs_embedding, outputs_margin, found, *sizes = args
     image, valid, original = sizes
-    weights = _resize_weights(pixel.shape[:2], output_canvas, image, valid, original)
+    weights = resize_weights(
+      pixel.shape[:2], output_canvas, image, valid, original, preset
+    )
     inside = _inside(output_canvas, original)
 
     def masks_of(args: tuple[Array, ...]) -> Array:
@@ -281,6 +300,19 @@ def mask_threshold(settings: DetectionSettings, preset: Preset) -> float:
   return settings.mask_threshold
 
 
+def mask_pixels(pixel_embedding: Array, valid_size: Array, preset: Preset) -> Array:
+  """Returns the pixel embedding on the grid of `read_mask`: stride 4, or 8.
+
+  Args:
+    pixel_embedding: float32 [B, H/8, W/8, D].
+    valid_size: int32 [B, 2], network pixels.
+    preset: see `detect`.
+  """
+  if preset.read_out == 'whole_probability':
+    return pixel_embedding
+  return double_size(pixel_embedding, valid_size // 8)
+
+
 def read_mask(
   pixel: Array,
   embedding: Array,
@@ -290,12 +322,12 @@ def read_mask(
   *,
   preset: Preset,
 ) -> Array:
-  """Returns log p or p of the proposals at stride 4, [K, rows, columns].
+  """Returns log p or p of the proposals, [K, rows, columns].
 
-  Outside the box and what is left around it, log p is -10 and p is 0.
+  Outside the window of a proposal, if it has one, log p is -10 and p is 0.
 
   Args:
-    pixel: float32 [rows, columns, D], the doubled pixel embedding.
+    pixel: float32 [rows, columns, D], of `mask_pixels`.
     embedding: float32 [K, D].
     margin: float32 [K, M].
     boxes: float32 [K, 4], network pixels.
@@ -308,17 +340,42 @@ def read_mask(
   if preset.read_out == 'log_probability':
     window = window_mask(boxes, pixel.shape[:2], grid_size)
     return jnp.where(window, log_p, OUTSIDE_LOG_PROBABILITY)
+  if preset.read_out == 'whole_probability':
+    return jnp.exp(log_p)
   return jnp.where(box_mask(boxes, pixel.shape[:2], grid_size), jnp.exp(log_p), 0)
 
 
-def _resize_weights(
+def resize_weights(
   grid: tuple[int, int],
   output_canvas: tuple[int, int],
   image_size: Array,
   valid_size: Array,
   original_size: Array,
+  preset: Preset,
 ) -> tuple[Array, Array]:
-  """Returns the matrices that resize rows and columns of the stride-4 grid."""
+  """Returns the matrices that resize rows and columns of the grid of `read_mask`.
+
+  From stride 4 to `ceil(valid size * original size / image size)`; or from stride 8
+  with aligned corners 2x, 4x, cut to the image, and from there to the original size.
+
+  Args:
+    grid: (rows, columns) of the grid.
+    output_canvas, image_size, valid_size, original_size, preset: see `detect`; of one
+      image.
+  """
+  if preset.read_out == 'whole_probability':
+    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+    def weights(axis: int) -> Array:
+      count, cells = grid[axis], valid_size[axis] // 8
+      doubled = aligned_weights(count, cells, 2)
+      whole = product(aligned_weights(2 * count, 2 * cells, 4), doubled)
+      to_original = bilinear_weights(
+        8 * count, output_canvas[axis], image_size[axis], original_size[axis]
+      )
+      return product(to_original, whole)
+
+    return weights(0), weights(1)
   target = jnp.ceil(
     valid_size.astype(jnp.float32) * original_size / image_size.astype(jnp.float32)
   )
@@ -330,7 +387,7 @@ def _resize_weights(
 
 
 def _resize(grid: Array, row_weights: Array, column_weights: Array) -> Array:
-  """Resizes [K, rows, columns] with the matrices of `_resize_weights`."""
+  """Resizes [K, rows, columns] with the matrices of `resize_weights`."""
   product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
   return product(
     'kyw,xw->kyx', product('yh,khw->kyw', row_weights, grid), column_weights

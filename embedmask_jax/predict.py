@@ -25,6 +25,7 @@ from embedmask_jax.folders import writable_folder
 from embedmask_jax.image_files import find_images, overlay_names, read_image
 from embedmask_jax.inference import make_inference, output_canvas
 from embedmask_jax.metrics.results import encode_mask, unpack_masks
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.structures import Batch, Detections
 from embedmask_jax.visualize import draw_detections
 
@@ -37,7 +38,8 @@ class Prediction:
   """What was found in one image, best score first.
 
   Attributes:
-    boxes: float32 [n, 4], xyxy inclusive, pixels of the image.
+    boxes: float32 [n, 4], xyxy, pixels of the image; x2 and y2 are the last pixel, or
+      the edge in preset adelaidet.
     scores: float32 [n].
     labels: int32 [n], class index 0..C-1.
     class_names: n names.
@@ -89,11 +91,14 @@ class Predictor:
     self.max_detections = max_detections or settings.max_detections
     mesh = data_mesh(num_devices=1)
     model, self._variables = load_model(stored, config, mesh)
+    has_root = PRESETS[config.model.preset].has_root_score
     settings = dataclasses.replace(
       settings,
       max_detections=self.max_detections,
       # A class score is never below the final score, so this loses nothing.
-      score_threshold=min(settings.score_threshold, score_threshold),
+      score_threshold=min(
+        settings.score_threshold, score_threshold ** (2 if has_root else 1)
+      ),
     )
     self._inference = make_inference(model, settings, mesh)
 
@@ -203,6 +208,7 @@ def predict_files(
   folder = writable_folder(output, '--output')
   overlays = overlay_names(paths)
   predictor = Predictor(stored, config, score_threshold=score_threshold)
+  extent = PRESETS[config.model.preset].box_extent
   results: list[dict] = []
   unreadable: dict[str, str] = {}
   capped: list[str] = []
@@ -217,7 +223,7 @@ def predict_files(
       found = predictor(list(readable.values()))
       for (number, picture), prediction in zip(readable.items(), found, strict=True):
         path = paths[number]
-        results += _as_results(prediction, number + 1, path.name)
+        results += _as_results(prediction, number + 1, path.name, extent=extent)
         drawn = draw_detections(
           picture,
           prediction.boxes,
@@ -258,16 +264,19 @@ def _report(
     logging.error('  %s', message)
 
 
-def _as_results(prediction: Prediction, image_id: int, file_name: str) -> list[dict]:
+def _as_results(
+  prediction: Prediction, image_id: int, file_name: str, *, extent: int
+) -> list[dict]:
   results = []
   for i, (x1, y1, x2, y2) in enumerate(prediction.boxes.tolist()):
+    width, height = x2 - x1 + extent, y2 - y1 + extent
     results.append(
       {
         'image_id': image_id,
         'file_name': file_name,
         'category_id': prediction.category_ids[i],
         'category_name': prediction.class_names[i],
-        'bbox': [round(side, 3) for side in (x1, y1, x2 - x1 + 1, y2 - y1 + 1)],
+        'bbox': [round(side, 3) for side in (x1, y1, width, height)],
         'score': float(prediction.scores[i]),
         'segmentation': encode_mask(prediction.masks[i]),
       }

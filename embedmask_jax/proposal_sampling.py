@@ -11,6 +11,8 @@ from embedmask_jax.structures import Array, Batch, HeadOutputs, Targets
 
 # A proposal of `mean` overlaps its instance by more.
 MEAN_IOU = 0.5
+# Proposals of `all` that are learnt from at a time.
+MAX_DRAWN = 500
 
 
 @struct.dataclass
@@ -34,13 +36,25 @@ class ProposalSamples:
 
 
 def sample_proposals(
-  outputs: HeadOutputs, targets: Targets, batch: Batch, *, preset: Preset
+  outputs: HeadOutputs,
+  targets: Targets,
+  batch: Batch,
+  *,
+  preset: Preset,
+  key: Array | None = None,
 ) -> ProposalSamples:
-  """Returns the samples that the preset asks for: one for each instance, K = N."""
+  """Returns the samples that the preset asks for.
+
+  One for each instance, K = N, or up to `MAX_DRAWN` of all images, drawn with `key`.
+  """
   canvas = (batch.images.shape[1], batch.images.shape[2])
   if preset.proposals == 'best':
     chosen = choose_proposals(outputs.box_regression, targets, batch.boxes, canvas)
     return best_proposals(outputs, chosen)
+  if preset.proposals == 'all':
+    assert key is not None
+    drawn = draw_positives(targets.matched >= 0, key, limit=MAX_DRAWN)
+    return drawn_proposals(outputs, targets, drawn)
   selected = overlapping_proposals(
     outputs.box_regression,
     targets,
@@ -149,6 +163,44 @@ def mean_proposals(
 
   return jax.vmap(per_image)(
     outputs.proposal_embedding, outputs.margin, targets.matched, selected
+  )
+
+
+def draw_positives(positive: Array, key: Array, *, limit: int) -> Array:
+  """Returns bool [B, P], `limit` of the positive locations at random, or all of them.
+
+  Args:
+    positive: bool [B, P].
+    key: decides which.
+    limit: of all images together.
+  """
+  flat = positive.reshape(-1)
+  rank = jnp.where(flat, jax.random.uniform(key, flat.shape), -1)
+  best, place = jax.lax.top_k(rank, min(limit, flat.size))
+  drawn = jnp.zeros_like(flat).at[place].set(best >= 0)
+  return drawn.reshape(positive.shape)
+
+
+def drawn_proposals(
+  outputs: HeadOutputs, targets: Targets, drawn: Array
+) -> ProposalSamples:
+  """Returns the proposals of the drawn locations, bool [B, P], at most `MAX_DRAWN`."""
+  size = min(MAX_DRAWN, drawn.shape[1])
+
+  def per_image(
+    embedding: Array, margin: Array, matched: Array, drawn: Array
+  ) -> ProposalSamples:
+    place = jnp.nonzero(drawn, size=size, fill_value=-1)[0]
+    return ProposalSamples(
+      embedding=embedding[place],
+      margin=margin[place],
+      instance=jnp.maximum(matched[place], 0),
+      valid=place >= 0,
+      spread=jnp.zeros(()),
+    )
+
+  return jax.vmap(per_image)(
+    outputs.proposal_embedding, outputs.margin, targets.matched, drawn
   )
 
 

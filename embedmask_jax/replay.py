@@ -83,7 +83,7 @@ def replay(workdir: str | Path) -> str:
   )
   mesh = data_mesh(1)
   optimizer = optax.set_to_zero()
-  train_step = make_train_step(model, optimizer, mesh)
+  train_step = make_train_step(model, optimizer, mesh, seed=config.seed)
   lines = []
   for name, rows in [
     ('whole batch', slice(None)),

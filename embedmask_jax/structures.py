@@ -9,7 +9,8 @@ Axis letters, used in every docstring of the package:
 
 Frames: "network pixels" are pixels of the resized, padded input; "original
 pixels" are pixels of the image as stored. Boxes are `xyxy` with the
-inclusive-pixel convention (width = x2 - x1 + 1). Sizes are `(height, width)`.
+inclusive-pixel convention (width = x2 - x1 + 1), but where the preset's `box_extent`
+is 0 (width = x2 - x1). Sizes are `(height, width)`.
 Masks are bit-packed along their last axis, most significant bit first
 (`numpy.packbits`), so a mask row of width W takes W / 8 bytes.
 """
@@ -38,9 +39,12 @@ class Batch:
     labels: int32 [B, N], class index 0..C-1.
     instance_valid: bool [B, N].
     masks: uint8 [B, N, H/4, W/32], packed stride-4 masks: a cell is on where any
-      of the four pixels around its centre is.
+      of the four pixels around its centre is (see the preset's `mask_cell`).
     location_masks: uint8 [B, N, ceil(P/8)], packed: the instance's mask at the
       pixel of every location.
+    mask_area: int32 [B, N], pixels of the instance's mask.
+    mask_centroid: float32 [B, N, 2], mean (x, y) of those pixels; zeros where there
+      are none.
   """
 
   images: Array
@@ -54,6 +58,8 @@ class Batch:
   instance_valid: Array
   masks: Array
   location_masks: Array
+  mask_area: Array
+  mask_centroid: Array
 
 
 @struct.dataclass
@@ -68,6 +74,8 @@ class HeadOutputs:
     proposal_embedding: [B, P, D].
     margin: [B, P, M], positive.
     pixel_embedding: [B, H/8, W/8, D].
+    semantic_logits: [B, H/8, W/8, C], class of every cell, where the preset has a
+      semantic loss, in training; else None.
   """
 
   class_logits: Array
@@ -76,6 +84,7 @@ class HeadOutputs:
   proposal_embedding: Array
   margin: Array
   pixel_embedding: Array
+  semantic_logits: Array | None = None
 
 
 @struct.dataclass
@@ -90,6 +99,8 @@ class Targets:
     centerness: float32 [B, P], zeros for background.
     location_valid: bool [B, P], False for locations in the padding and for all
       locations of images that only fill the batch.
+    semantic: int32 [B, H/8, W/8], class index of the covering instance with the
+      smallest mask, -1 where there is none; None without a semantic loss.
   """
 
   labels: Array
@@ -97,6 +108,7 @@ class Targets:
   box_regression: Array
   centerness: Array
   location_valid: Array
+  semantic: Array | None = None
 
 
 @struct.dataclass

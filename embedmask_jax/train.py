@@ -67,6 +67,7 @@ from embedmask_jax.optim import (
   scale_to_batch,
 )
 from embedmask_jax.preemption import PreemptedError, StopRequest
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.progress import Progress
 from embedmask_jax.replay import NonFiniteLossError, save_for_replay
 from embedmask_jax.structures import Batch
@@ -118,7 +119,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainResult:
 def _train(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainResult:
   """The run in its own folder."""
   start = time.perf_counter()
-  source = open_train_source(config.data)
+  source = open_train_source(config.data, PRESETS[config.model.preset])
   log_report('training', source)
   metadata = Metadata(config, source.category_ids, source.class_names)
   settings, num_steps = scale_to_batch(
@@ -140,6 +141,7 @@ def _train(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainResult:
     mesh,
     accumulation_steps=config.train.accumulation_steps,
     ema_decay=config.train.ema_decay,
+    seed=config.seed,
   )
   first_step = int(state.step)
   metrics, folder = None, None

@@ -25,6 +25,7 @@ def make_train_step(
   *,
   accumulation_steps: int = 1,
   ema_decay: float = 0.0,
+  seed: int = 0,
 ) -> TrainStep:
   """Returns the compiled step: (state, global batch) -> (state, metrics).
 
@@ -39,6 +40,7 @@ def make_train_step(
     mesh: with the axis `DATA_AXIS`; the batch is split over it.
     accumulation_steps: parts of a replica's share; must divide it.
     ema_decay: see `moving_average`.
+    seed: of the draws of a step, which differ by step, replica and part.
 
   Returns:
     The step. Its state argument is donated. Metrics are float32 scalars: `loss`,
@@ -47,7 +49,12 @@ def make_train_step(
   preset = model.preset
 
   def part_losses(
-    params: dict, batch_stats: dict, batch: Batch, targets: Targets, total: Normalisers
+    params: dict,
+    batch_stats: dict,
+    batch: Batch,
+    targets: Targets,
+    key: Array,
+    total: Normalisers,
   ) -> tuple[Array, tuple[dict, dict[str, Array]]]:
     outputs, updated = model.apply(
       {'params': params, 'batch_stats': batch_stats},
@@ -57,23 +64,30 @@ def make_train_step(
       train=True,
       mutable=['batch_stats'],
     )
-    losses = compute_losses(outputs, targets, batch, total, preset=preset)
+    losses = compute_losses(outputs, targets, batch, total, preset=preset, key=key)
     return sum(losses.values()), (updated.get('batch_stats', {}), losses)
 
   def replica_step(
     state: TrainState, batch: Batch
   ) -> tuple[TrainState, dict[str, Array]]:
-    targets = assign_targets(batch)
-    total = jax.lax.psum(normalisers(batch, targets), DATA_AXIS)
+    targets = assign_targets(batch, preset)
+    share = normalisers(batch, targets, parts=accumulation_steps)
+    total = jax.lax.psum(share, DATA_AXIS)
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(key, jax.lax.axis_index(DATA_AXIS))
+    keys = jax.random.split(key, accumulation_steps)
     parts = jax.tree.map(
       lambda x: x.reshape(accumulation_steps, -1, *x.shape[1:]), (batch, targets)
     )
+    parts = (*parts, keys)
     # Taken as varying over the replicas, the parameters get each replica's own
     # gradient, which is summed once, after the last part.
     varying = partial(jax.lax.pcast, axis_name=DATA_AXIS, to='varying')
     params = jax.tree.map(varying, state.params)
 
-    def accumulate(carry: tuple, part: tuple[Batch, Targets]) -> tuple[tuple, None]:
+    def accumulate(
+      carry: tuple, part: tuple[Batch, Targets, Array]
+    ) -> tuple[tuple, None]:
       batch_stats, grads, losses = carry
       part_grads, (batch_stats, part_values) = jax.grad(part_losses, has_aux=True)(
         params, batch_stats, *part, total

@@ -1,5 +1,7 @@
 """Assignment of many instances on a large canvas."""
 
+from functools import partial
+
 import jax
 import numpy as np
 from golden_batch import make_batch
@@ -20,7 +22,7 @@ def check_assignment(golden: GoldenSet, report: Report) -> None:
     arrays = golden.arrays(record)
     canvas = _canvas(arrays)
     batch = _batch(golden, arrays, canvas, report)
-    targets = jax.jit(assign_targets)(batch)
+    targets = jax.jit(partial(assign_targets, preset=golden.preset))(batch)
     found = jax.tree.map(lambda leaf: np.asarray(leaf)[0], targets)
     matched = arrays['matched']
     positive = matched >= 0

@@ -3,6 +3,7 @@
 import numpy as np
 from golden_rule import unpack_masks
 from golden_set import Arrays, canvas_of
+from synthetic import centroids
 
 from embedmask_jax.ops.locations import locations
 from embedmask_jax.structures import Batch
@@ -52,6 +53,8 @@ def make_batch(
   valid = np.zeros((batch, rows), bool)
   masks = np.zeros((batch, rows, height // 4, width // 4), bool)
   at_locations = np.zeros((batch, rows, len(points)), bool)
+  area = np.zeros((batch, rows), np.int32)
+  centroid = np.zeros((batch, rows, 2), np.float32)
   for i, (own_boxes, own_labels, own_masks, own_small_masks) in enumerate(instances):
     count = len(own_labels)
     boxes[i, :count] = own_boxes
@@ -59,6 +62,8 @@ def make_batch(
     valid[i, :count] = True
     masks[i, :count] = own_small_masks
     at_locations[i, :count] = on_mask(own_masks, points)
+    area[i, :count] = own_masks.sum(axis=(1, 2))
+    centroid[i, :count] = centroids(own_masks)
   return Batch(
     images=np.zeros((batch, *canvas, 3), np.uint8) if images is None else images,
     image_size=sizes,
@@ -71,6 +76,8 @@ def make_batch(
     instance_valid=valid,
     masks=np.packbits(masks, axis=-1),
     location_masks=np.packbits(at_locations, axis=-1),
+    mask_area=area,
+    mask_centroid=centroid,
   )
 
 

@@ -16,8 +16,11 @@ from embedmask_jax.data.masks import pack_masks, rasterize_polygons
 from embedmask_jax.data.segmentations import MaskState, parse_segmentation
 from embedmask_jax.data.transforms import show_boxes
 from embedmask_jax.data.views import resize_sizes, round_up, whole_view
+from embedmask_jax.presets import PRESETS, Preset
 from embedmask_jax.structures import Batch
 
+# detectron2 keeps boxes with larger sides, in pixels.
+_LEAST_SIDE = 1e-5
 Size = tuple[int, int]
 Polygons = Sequence[Sequence[float]]
 
@@ -40,7 +43,9 @@ def check_data(golden: GoldenSet, report: Report) -> None:
   for record in golden.records(r'loss_[^_]+'):
     entry = golden.json('loss_index').get(record.removeprefix('loss_'))
     if isinstance(entry, dict):
-      _loss_instances(golden.arrays(record), record, entry['instances'], report)
+      _loss_instances(
+        golden.preset, golden.arrays(record), record, entry['instances'], report
+      )
 
 
 def _resize_table(unit: Arrays, report: Report) -> None:
@@ -64,7 +69,7 @@ def _mask_reduction(unit: Arrays, report: Report) -> None:
   size, canvas, small = (tuple(map(int, row)) for row in unit['maskdown_shapes'])
   masks = unpack_masks(unit['maskdown_in'], size)
   runs = [coco_mask.encode(np.asfortranarray(mask))['counts'] for mask in masks]
-  found, _, _ = pack_masks(runs, size, whole_view(size, canvas))
+  found, *_ = pack_masks(runs, size, whole_view(size, canvas))
   report.compare(
     'unit: mask reduction',
     'maskdown',
@@ -104,15 +109,23 @@ def _transforms(unit: Arrays, polygons: Sequence[Polygons], report: Report) -> N
 
 
 def rasterised(
-  polygons: Polygons, original: Size, size: Size, *, is_flipped: bool = False
+  polygons: Polygons,
+  original: Size,
+  size: Size,
+  *,
+  is_flipped: bool = False,
+  preset: Preset = PRESETS['2021'],
 ) -> np.ndarray:
   """bool [h, w] of an instance's polygons."""
   parsed, _ = parse_segmentation([list(p) for p in polygons], original)
-  runs = rasterize_polygons(parsed, original, size, is_flipped=is_flipped)
+  runs = rasterize_polygons(
+    parsed, original, size, is_flipped=is_flipped, preset=preset
+  )
   return coco_mask.decode({'size': list(size), 'counts': runs}).astype(bool)
 
 
 def _loss_instances(
+  preset: Preset,
   arrays: Arrays,
   record: str,
   instances: Sequence[Sequence[Mapping[str, Any]]],
@@ -123,7 +136,9 @@ def _loss_instances(
   recorded = batch_of(arrays)
   sizes = [tuple(map(int, size)) for size in arrays['image_sizes_hw']]
   for i, (own, size) in enumerate(zip(instances, sizes, strict=True)):
-    boxes, labels, masks, small_masks, at_locations = from_polygons(own, size, canvas)
+    boxes, labels, masks, small_masks, at_locations = from_polygons(
+      own, size, canvas, preset
+    )
     count = len(arrays[f'im{i}_labels'])
     report.compare(
       'targets: boxes from polygons', record, boxes, arrays[f'im{i}_boxes']
@@ -136,6 +151,11 @@ def _loss_instances(
     report.compare(quantity, record, small_masks, recorded.masks[i, :count])
     found = at_locations
     report.compare(quantity, record, found, recorded.location_masks[i, :count])
+    if f'im{i}_centroids' in arrays:
+      found, expected = recorded.mask_centroid[i, :count], arrays[f'im{i}_centroids']
+      report.compare('targets: centroids', record, found, expected)
+  if 'im_hw_for_targets' not in arrays:
+    return
   # The look-up of the recorded masks takes a larger canvas than ours.
   height, width = arrays['im_hw_for_targets']
   report.observe(
@@ -146,7 +166,10 @@ def _loss_instances(
 
 
 def from_polygons(
-  instances: Sequence[Mapping[str, Any]], size: Size, canvas: Size
+  instances: Sequence[Mapping[str, Any]],
+  size: Size,
+  canvas: Size,
+  preset: Preset = PRESETS['2021'],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
   """What the data code makes of instances of an image that keeps its size.
 
@@ -154,13 +177,16 @@ def from_polygons(
     Of the n usable instances: boxes float32 [n, 4], labels [n] from 1, masks bool
     [n, h, w], and as `Batch` has them packed stride-4 masks and location masks.
   """
-  boxes, is_kept = _usable(hulls([item['polygons'] for item in instances]), size)
+  boxes, is_kept = _usable(
+    hulls([item['polygons'] for item in instances]), size, preset
+  )
   kept = [item for item, keep in zip(instances, is_kept, strict=True) if keep]
   polygons = [
     parse_segmentation([list(p) for p in item['polygons']], size)[0] for item in kept
   ]
-  masks = [rasterised(item['polygons'], size, size) for item in kept]
-  cells, at_locations, _ = pack_masks(polygons, size, whole_view(size, canvas))
+  masks = [rasterised(item['polygons'], size, size, preset=preset) for item in kept]
+  view = whole_view(size, canvas, preset=preset)
+  cells, at_locations, *_ = pack_masks(polygons, size, view)
   return (
     boxes[is_kept],
     np.array([item['label'] for item in kept], np.int32),
@@ -180,7 +206,9 @@ def hulls(polygons: Sequence[Polygons]) -> np.ndarray:
   return np.array(boxes, np.float64).reshape(-1, 4)
 
 
-def _usable(boxes: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+def _usable(
+  boxes: np.ndarray, size: Size, preset: Preset = PRESETS['2021']
+) -> tuple[np.ndarray, np.ndarray]:
   """Clipped boxes float32 [n, 4] of COCO boxes, and which the paper's configs keep."""
   count = len(boxes)
   ids = np.arange(count)
@@ -197,8 +225,11 @@ def _usable(boxes: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
     mask_states=np.full(count, MaskState.USABLE, np.uint8),
     has_short_polygons=np.zeros(count, bool),
   )
-  uses = classify(table, base.get_config().data.min_box_side)
-  return clip_boxes(boxes, np.repeat(table.sizes, count, axis=0)), uses == Use.INSTANCE
+  extent = preset.box_extent
+  least = base.get_config().data.min_box_side if extent else _LEAST_SIDE
+  uses = classify(table, least, extent=extent)
+  sizes = np.repeat(table.sizes, count, axis=0)
+  return clip_boxes(boxes, sizes, extent=extent), uses == Use.INSTANCE
 
 
 def batch_from_polygons(
@@ -206,11 +237,12 @@ def batch_from_polygons(
   sizes: Sequence[Size],
   canvas: Size,
   images: np.ndarray,
+  preset: Preset,
 ) -> Batch:
   """The batch of images whose instances are polygons."""
   truth = []
   for own, size in zip(instances, sizes, strict=True):
-    boxes, labels, masks, cells, _ = from_polygons(own, tuple(size), canvas)
+    boxes, labels, masks, cells, _ = from_polygons(own, tuple(size), canvas, preset)
     small_masks = np.unpackbits(cells, axis=-1).astype(bool)
     truth.append((boxes, labels, masks, small_masks))
   return make_batch(canvas, np.asarray(sizes, np.int32), truth, images)

@@ -11,10 +11,11 @@ from golden_set import Arrays, GoldenSet
 from golden_table import Report
 
 from embedmask_jax.evaluate import detection_settings
-from embedmask_jax.ops.resize import double_size
+from embedmask_jax.ops.resize import aligned_upsample
 from embedmask_jax.postprocess import (
   DetectionSettings,
   detect,
+  mask_pixels,
   mask_threshold,
   read_mask,
 )
@@ -51,6 +52,12 @@ class Sizes:
 def settings_of(golden: GoldenSet) -> DetectionSettings:
   """Those of the preset's config."""
   return detection_settings(golden.config().eval)
+
+
+def number_of(post: Arrays) -> int:
+  """The most detections that the cap and its ties left in an image."""
+  name = 'n_detections' if 'n_detections' in post else 'n_final'
+  return int(post[name].max(initial=0))
 
 
 def detections_of(
@@ -157,11 +164,12 @@ def compare_detections(
     rises = int(np.sum(np.diff(scores) > 0))
     report.observe(f'detections {kind}: order of scores', record, rises)
     pairs = pairs_of(found, post, i)
-    _compare_numbers(report, kind, record, found, post, i, pairs)
+    _compare_numbers(golden, report, kind, record, found, post, i, pairs)
     _compare_masks(golden, report, kind, record, outputs, found, post, sizes, i, pairs)
 
 
 def _compare_numbers(
+  golden: GoldenSet,
   report: Report,
   kind: str,
   record: str,
@@ -178,10 +186,11 @@ def _compare_numbers(
   scores = post[f'im{i}_scores'][theirs]
   report.compare(f'detections {kind}: scores', record, found.scores[i][ours], scores)
   x1, y1, x2, y2 = found.boxes[i][ours].T
+  extent = golden.preset.box_extent
   report.compare(
     f'detections {kind}: boxes in the original',
     record,
-    np.stack([x1, y1, x2 - x1 + 1, y2 - y1 + 1], axis=-1),
+    np.stack([x1, y1, x2 - x1 + extent, y2 - y1 + extent], axis=-1),
     post[f'im{i}_coco_xywh'][theirs],
   )
 
@@ -198,7 +207,7 @@ def _compare_masks(
   i: int,
   pairs: tuple[list[int], list[int]],
 ) -> None:
-  row_of = _with_one_window(report, record, found, post, i, pairs)
+  row_of = _with_one_window(golden.preset, report, record, found, post, i, pairs)
   height, width = map(int, sizes.original[i])
   masks = np.unpackbits(found.masks[i], axis=-1).astype(bool)
   inside = masks[:, :height, :width]
@@ -210,7 +219,6 @@ def _compare_masks(
       report.observe(quantity, record, error)
   if f'im{i}_top' not in post:
     return
-
   grids = mask_grids(golden.preset, outputs, found, sizes, i)
   grid = tuple(map(int, post['mask_grid_hw']))
   threshold = mask_threshold(settings_of(golden), golden.preset)
@@ -220,6 +228,12 @@ def _compare_masks(
       quantity = f'detections {kind}: mask cells'
       report.observe(quantity, record, error / (grid[0] * grid[1]))
 
+  if f'im{i}_half_rows' in post:
+    rows_there = post[f'im{i}_half_rows'].tolist()
+    known = [n for n, k in enumerate(rows_there) if k in row_of]
+    rows = [row_of[rows_there[n]] for n in known]
+    quantity = f'detections {kind}: mask probability, half precision'
+    report.compare(quantity, record, grids[rows], post[f'im{i}_half_prob'][known])
   top = [int(k) for k in post[f'im{i}_top']]
   known = [n for n, k in enumerate(top) if k in row_of]
   rows = [row_of[top[n]] for n in known]
@@ -237,6 +251,7 @@ def _compare_masks(
 
 
 def _with_one_window(
+  preset: Preset,
   report: Report,
   record: str,
   found: Detections,
@@ -246,13 +261,16 @@ def _with_one_window(
 ) -> dict[int, int]:
   """Their row -> our row, of detections whose boxes open the same mask window.
 
+  A preset whose masks have no window has no such doubt.
+
   Boxes that differ in the last digits may lie on both sides of a multiple of 4
   pixels, where the window grows by a cell.
   """
   rows = {}
   for ours, theirs in zip(*pairs, strict=True):
     boxes = found.network_boxes[i][ours], post[f'im{i}_boxes'][theirs]
-    if np.array_equal(*((box / 4).astype(int) for box in boxes)):
+    has_window = preset.read_out != 'whole_probability'
+    if not has_window or np.array_equal(*((box / 4).astype(int) for box in boxes)):
       rows[theirs] = ours
     else:
       report.note(f'{record} image {i}: mask {theirs} skipped, its window is in doubt')
@@ -264,15 +282,17 @@ def mask_grids(
 ) -> np.ndarray:
   """What is read of an image's detections at stride 4, [K, rows, columns]."""
   valid = jnp.asarray(sizes.valid)
-  pixels = double_size(outputs.pixel_embedding, valid // 8)
+  pixels = mask_pixels(outputs.pixel_embedding, valid, preset)
   location = found.location[i]
-  return np.asarray(
-    read_mask(
-      pixels[i],
-      outputs.proposal_embedding[i][location],
-      outputs.margin[i][location],
-      jnp.asarray(found.network_boxes[i]),
-      valid[i] // 4,
-      preset=preset,
-    )
+  grids = read_mask(
+    pixels[i],
+    outputs.proposal_embedding[i][location],
+    outputs.margin[i][location],
+    jnp.asarray(found.network_boxes[i]),
+    valid[i] // 4,
+    preset=preset,
   )
+  if preset.read_out == 'whole_probability':
+    last = jnp.moveaxis(grids, 0, -1)[None]
+    grids = jnp.moveaxis(aligned_upsample(last, valid[i : i + 1] // 8, 2)[0], -1, 0)
+  return np.asarray(grids)

@@ -13,8 +13,10 @@ from golden_set import GoldenSet
 from golden_table import Report
 from ml_collections import ConfigDict
 
+from embedmask_jax.config import flatten
 from embedmask_jax.import_weights import (
-  export_authors,
+  export_weights,
+  import_adelaidet,
   import_authors,
   import_backbone,
 )
@@ -25,11 +27,13 @@ from embedmask_jax.optim import (
   is_trained,
   make_optimizer,
 )
-from embedmask_jax.weights.authors import Place
+from embedmask_jax.weights.places import Place
 from embedmask_jax.weights.tree import get_leaf, has_leaf, leaf_paths
 
 # Below this many drawn values their deviation is a matter of chance.
 _FEW = 100
+# Tensors that carry no weight.
+_COUNTERS = ('num_batches_tracked', 'mask_pred._iter', 'mask_pred.sizes_of_interest')
 # Their name -> ours, with what ours is in their unit.
 _SOLVER = {
   'momentum': 'momentum',
@@ -42,6 +46,43 @@ _SOLVER = {
   'warmup_iters': 'warmup_steps',
   'warmup_method': 'warmup',
   'ims_per_batch': 'reference_batch_size',
+}
+_ADELAIDET = {
+  'solver': {
+    'MAX_ITER': 'train.steps',
+    'BASE_LR': 'optim.learning_rate',
+    'MOMENTUM': 'optim.momentum',
+    'WEIGHT_DECAY': 'optim.weight_decay',
+    'WEIGHT_DECAY_NORM': 'optim.norm_decay_multiplier',
+    'WEIGHT_DECAY_BIAS': 'optim.bias_weight_decay',
+    'BIAS_LR_FACTOR': 'optim.bias_rate_multiplier',
+    'GAMMA': 'optim.decay_factor',
+    'STEPS': 'optim.milestones',
+    'WARMUP_FACTOR': 'optim.warmup_factor',
+    'WARMUP_ITERS': 'optim.warmup_steps',
+    'WARMUP_METHOD': 'optim.warmup',
+    'IMS_PER_BATCH': 'optim.reference_batch_size',
+  },
+  'embedmask': {'EMBED_DIM': 'model.embedding_dim', 'MASK_TH': 'eval.mask_threshold'},
+  'fcos': {
+    'PRIOR_PROB': 'model.prior_probability',
+    'INFERENCE_TH_TEST': 'eval.score_threshold',
+    'NMS_TH': 'eval.nms_threshold',
+    'PRE_NMS_TOPK_TEST': 'eval.pre_nms_top_k',
+    'POST_NMS_TOPK_TEST': 'eval.max_detections',
+    'NUM_CLS_CONVS': 'model.head_depth',
+    'NUM_BOX_CONVS': 'model.head_depth',
+  },
+  'input': {
+    'MIN_SIZE_TRAIN': 'data.short_sides',
+    'MAX_SIZE_TRAIN': 'data.long_side',
+    'MIN_SIZE_TEST': 'data.eval_short_side',
+  },
+  '': {
+    'pixel_mean': 'model.pixel_mean',
+    'pixel_std': 'model.pixel_std',
+    'freeze_at': 'model.frozen_stages',
+  },
 }
 _OPTIONS = {
   'PRIOR_PROB': 'model.prior_probability',
@@ -57,10 +98,14 @@ _OPTIONS = {
 
 def check_manifest(golden: GoldenSet, report: Report) -> None:
   """Every `manifest_<arch>.json`."""
-  for path in sorted(golden.folder.glob('manifest_*.json')):
+  for path in sorted(golden.folder.glob('manifest*.json')):
     manifest = golden.json(path.stem)
-    arch = path.stem.removeprefix('manifest_')
-    entries = {entry['key']: entry for entry in manifest['entries']}
+    arch = path.stem.removeprefix('manifest').removeprefix('_') or 'R50'
+    entries = {
+      entry['key']: entry
+      for entry in manifest['entries']
+      if not entry['key'].endswith(_COUNTERS)
+    }
     config = golden.config(arch)
     places = {p.key: p for p in golden_rule.tensor_places(arch, config.model)}
     report.observe(
@@ -75,6 +120,9 @@ def check_manifest(golden: GoldenSet, report: Report) -> None:
     _compare_optimizer(
       report, path.stem, config, [(places[key], entries[key]) for key in common]
     )
+    if golden.is_adelaidet:
+      _compare_adelaidet(report, path.stem, config, manifest)
+      continue
     _compare_config(report, path.stem, config, manifest)
     if 'head_init' in manifest:
       _compare_initial_values(golden, report, path.stem, arch, manifest['head_init'])
@@ -118,7 +166,8 @@ def _compare_tree(golden: GoldenSet, report: Report, record: str, arch: str) -> 
   """The tree of the model has the leaves and shapes of an imported state dict."""
   model = model_of(golden, arch)
   tree = jax.eval_shape(lambda: init_variables(model, 0))
-  imported, _ = import_authors(state_dict_of(golden, arch, 0))
+  read = import_adelaidet if golden.is_adelaidet else import_authors
+  imported, _ = read(state_dict_of(golden, arch, 0))
   paths = set(leaf_paths(tree)) ^ set(leaf_paths(imported))
   report.observe('manifest: keys without a partner', record, len(paths))
   for path in leaf_paths(imported):
@@ -189,11 +238,27 @@ def _compare_config(
     report.compare('manifest: settings', record, _values(found), _values(expected))
 
 
+def _compare_adelaidet(
+  report: Report, record: str, config: ConfigDict, manifest: Mapping[str, Any]
+) -> None:
+  """The config dump of detectron2, part by part."""
+  found, expected = {}, {}
+  for part, fields in _ADELAIDET.items():
+    for name, ours in fields.items():
+      found[name] = flatten(config)[ours]
+      expected[name] = (manifest[part] if part else manifest)[name]
+  report.compare('manifest: settings', record, _values(found), _values(expected))
+
+
 def _values(values: Mapping[str, Any]) -> list[str]:
   numbers = (int, float)
+  plain = {
+    name: list(value) if isinstance(value, tuple) else value
+    for name, value in values.items()
+  }
   return [
     f'{name}={float(value) if isinstance(value, numbers) else value}'
-    for name, value in values.items()
+    for name, value in plain.items()
   ]
 
 
@@ -205,7 +270,7 @@ def _compare_initial_values(
   expected: Mapping[str, list[float]],
 ) -> None:
   """Mean and deviation of freshly drawn parameters of the head."""
-  found = export_authors(init_variables(model_of(golden, arch), 0))
+  found = export_weights(init_variables(model_of(golden, arch), 0))
   for key, (mean, deviation) in expected.items():
     array = found[key].astype(np.float64)
     if deviation and array.size < _FEW:

@@ -10,6 +10,7 @@ from golden_detections import (
   compare_detections,
   decisions_in_doubt,
   detections_of,
+  number_of,
   pairs_of,
   settings_of,
 )
@@ -36,7 +37,7 @@ class Case:
   @property
   def is_plain(self) -> bool:
     """Whether the head outputs are those of the network, unchanged."""
-    return self.note.startswith('default config')
+    return self.note.startswith(('default config', 'unchanged head outputs'))
 
   def change(self, outputs: HeadOutputs) -> HeadOutputs:
     """The head outputs that the record was made from.
@@ -49,13 +50,15 @@ class Case:
       return outputs
     if match := re.search(f'with {_NUMBER} added to every logit', self.note):
       return outputs.replace(class_logits=logits + np.float32(match[1]))
-    if match := re.search(f'with {_NUMBER} subtracted from every logit', self.note):
-      return outputs.replace(class_logits=logits - np.float32(match[1]))
-    pattern = rf'with {_NUMBER} subtracted from the logits of image (\d+)'
+    pattern = (
+      rf'with {_NUMBER} subtracted from (?:the logits|every logit) of image (\d+)'
+    )
     if match := re.search(pattern, self.note):
       image = int(match[2])
       changed = logits.at[image].add(-np.float32(match[1]))
       return outputs.replace(class_logits=changed)
+    if match := re.search(f'with {_NUMBER} subtracted from every logit', self.note):
+      return outputs.replace(class_logits=logits - np.float32(match[1]))
     pattern = (
       rf'logits := round_half_even\({_NUMBER}\*logit\)/{_NUMBER} \+ {_NUMBER}, '
       'centerness logits := 0'
@@ -87,9 +90,10 @@ def check_post(golden: GoldenSet, report: Report) -> None:
   for record in golden.records('post_.*'):
     case = case_of(golden, record)
     forward, post = golden.arrays(case.forward), golden.arrays(record)
-    outputs = case.change(head_outputs(forward, is_in_pixels=True))
+    stored = head_outputs(forward, is_in_pixels=not golden.is_adelaidet)
+    outputs = case.change(stored)
     sizes = Sizes.of(post, canvas_of(forward))
-    found = detections_of(golden, outputs, sizes, int(post['n_final'].max(initial=0)))
+    found = detections_of(golden, outputs, sizes, number_of(post))
     _compare_grid(golden, report, record, post, sizes)
     allowed = decisions_in_doubt(report, record, post, _ROUNDING)
     compare_detections(

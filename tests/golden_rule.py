@@ -8,13 +8,16 @@ proves that the rule was followed to the bit.
 import hashlib
 import zlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from embedmask_jax.models.resnet import ARCHITECTURES
+from embedmask_jax.weights import adelaidet, authors
 from embedmask_jax.weights.architecture import Backbone
-from embedmask_jax.weights.authors import Place, Sizes, places
+from embedmask_jax.weights.authors import Sizes
+from embedmask_jax.weights.places import Place
 
 NUM_CLASSES = 80
 ARCHES = {'R50': 'resnet50', 'R101': 'resnet101'}
@@ -43,7 +46,8 @@ def tensor_places(arch: str, config: ConfigDict) -> tuple[Place, ...]:
     arch: 'R50' or 'R101'.
     config: the `model` part of a config.
   """
-  return places(
+  layout = adelaidet if config.preset == adelaidet.PRESET else authors
+  return layout.places(
     Sizes(
       backbone=Backbone(*ARCHITECTURES[ARCHES[arch]]),
       num_classes=NUM_CLASSES,
@@ -60,9 +64,35 @@ def draw_state_dict(seed: int, shapes: Mapping[str, Iterable[int]]) -> dict:
 
 def draw_tensor(seed: int, key: str, shape: tuple[int, ...]) -> np.ndarray:
   """The tensor that (seed, key, shape) stands for; drawn and computed in float64."""
-  generator = np.random.Generator(np.random.PCG64(zlib.crc32(f'{seed}/{key}'.encode())))
-  value = _rule(key, shape)(generator, shape)
+  value = _rule(key, shape)(_generator(seed, key), shape)
   return value.astype(np.float32)
+
+
+def draw_entries(seed: int, entries: Iterable[Mapping[str, Any]]) -> dict:
+  """float32 tensors of a manifest that brings a rule for each, OIHW."""
+  return {
+    entry['key']: _draw_by(seed, entry['key'], tuple(entry['shape']), *entry['rule'])
+    for entry in entries
+    if entry['dtype'] == 'float32'
+  }
+
+
+def _draw_by(
+  seed: int, key: str, shape: tuple[int, ...], kind: str, *numbers: float
+) -> np.ndarray:
+  recipe = {
+    'fan': lambda a: _he(a),
+    'centred_fan': lambda a: _he(a, is_centred=True),
+    'centred': lambda a: lambda g, shape: a * _centred(g.standard_normal(shape)),
+    'normal': lambda mean, deviation: _normal(mean, deviation),
+    'uniform': lambda low, high: _uniform(low, high - low),
+    'zero': lambda: lambda g, shape: np.zeros(shape),
+  }[kind](*numbers)
+  return recipe(_generator(seed, key), shape).astype(np.float32)
+
+
+def _generator(seed: int, key: str) -> np.random.Generator:
+  return np.random.Generator(np.random.PCG64(zlib.crc32(f'{seed}/{key}'.encode())))
 
 
 def digest(state_dict: Mapping[str, np.ndarray]) -> str:

@@ -8,6 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import golden_adelaidet
 import golden_rule
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +28,15 @@ FIELDS = {
   'proposal_embed': 'proposal_embedding',
   'proposal_margin': 'margin',
   'pixel_embed': 'pixel_embedding',
+  'sem_logits': 'semantic_logits',
 }
 # The commit that a README names -> the preset that is to give the same numbers.
-_REVISIONS = {'be2885b': '2019_released', '28427b6': '2020', 'e9465cb': '2021'}
+_REVISIONS = {
+  'be2885b': '2019_released',
+  '28427b6': '2020',
+  'e9465cb': '2021',
+  '94a9b7c': 'adelaidet',
+}
 _CONFIGS = {'R50': 'r50_1x', 'R101': 'r101_ms_3x'}
 # Arrays that a note names.
 _SHOWN = 6
@@ -44,6 +51,15 @@ UNUSED = {
   'n_after_topk': 'a number inside the selection, which shows in what is selected',
   'orig_sizes_hw': 'repeated in the post-processing record',
   r'im\d+_iou_gap': 'no result: how close a choice was',
+  'mask_loss_per_positive': 'their mean is the mask loss',
+  '(mask_prob_s4|sem_logits)_sub': 'shows in the losses',
+  'pos_|target_inds': 'what the other arrays of the record say, by positive',
+  r'padded_hw|im\d+_prob_s8|n_detections': 'a number on the way to others',
+  'mask_pred_iter_after|.*num_batches_tracked': 'a counter',
+  'bn_names': 'names of arrays',
+  'dice': 'a loss that no config uses',
+  'nms2|cs_first_mask_empty': 'an accident that is not to be matched',
+  'loc(ations|map)_s': 'coordinates, which forward records list, too',
   r'step\d+': 'a step at which chaos has set in',
 }
 
@@ -51,11 +67,10 @@ UNUSED = {
 class Arrays:
   """The arrays of one `.npz`; remembers which were asked for."""
 
-  def __init__(self, path: Path):
-    with np.load(path) as content:
-      self._arrays = dict(content)
+  def __init__(self, name: str, arrays: dict[str, np.ndarray]):
+    self._arrays = arrays
     self.read: set[str] = set()
-    self.name = path.stem
+    self.name = name
 
   def __contains__(self, name: str) -> bool:
     return name in self._arrays
@@ -99,6 +114,11 @@ class GoldenSet:
     return next((name for key, name in _REVISIONS.items() if key in text), '2021')
 
   @property
+  def is_adelaidet(self) -> bool:
+    """Whether the records are in the form of the second code base."""
+    return self.preset_name == 'adelaidet'
+
+  @property
   def preset(self) -> Preset:
     return PRESETS[self.preset_name]
 
@@ -120,7 +140,11 @@ class GoldenSet:
       path = self.folder / f'{name}.npz'
       if not path.exists():
         raise UserError(f'{path}: no such file')
-      self._arrays[name] = Arrays(path)
+      with np.load(path) as content:
+        arrays = dict(content)
+      if self.is_adelaidet:
+        arrays = golden_adelaidet.translate(name, arrays)
+      self._arrays[name] = Arrays(name, arrays)
     return self._arrays[name]
 
   def json(self, name: str) -> Any:
@@ -129,7 +153,10 @@ class GoldenSet:
       path = self.folder / f'{name}.json'
       if not path.exists():
         return {}
-      self._json[name] = json.loads(path.read_text())
+      content = json.loads(path.read_text())
+      if self.is_adelaidet:
+        content = golden_adelaidet.translate_index(content)
+      self._json[name] = content
     return self._json[name]
 
   def records(self, pattern: str) -> Iterator[str]:
@@ -141,9 +168,13 @@ class GoldenSet:
   def noise(self) -> dict[str, float]:
     """The original's own float32 error by array, the largest of all records."""
     noise: dict[str, float] = {}
-    for record in self.json('forward_float64_diff').values():
+    content = self.json('forward_float64_diff')
+    # One record for all, or one for each case.
+    records = [content] if self.is_adelaidet else content.values()
+    for record in records:
       for name, value in record.items():
-        noise[name] = max(noise.get(name, 0.0), value)
+        key = f'{name}_sub' if re.fullmatch(r'[CP]\d|mask_feats', name) else name
+        noise[key] = max(noise.get(key, 0.0), value)
     return noise or NOISE
 
   def digests(self) -> dict[str, str]:
@@ -190,7 +221,7 @@ def canvas_of(arrays: Arrays) -> tuple[int, int]:
   return int(height), int(width)
 
 
-def head_outputs(arrays: Arrays, *, is_in_pixels: bool) -> HeadOutputs:
+def head_outputs(arrays: Arrays, *, is_in_pixels: bool = False) -> HeadOutputs:
   """Stored head outputs (NCHW by level) as ours.
 
   Args:
@@ -208,6 +239,11 @@ def head_outputs(arrays: Arrays, *, is_in_pixels: bool) -> HeadOutputs:
     proposal_embedding=flat(arrays.levels('proposal_embed')),
     margin=flat(arrays.levels('proposal_margin')),
     pixel_embedding=jnp.asarray(arrays['pixel_embed'].transpose(0, 2, 3, 1)),
+    semantic_logits=(
+      jnp.asarray(arrays['sem_logits'].transpose(0, 2, 3, 1))
+      if 'sem_logits' in arrays
+      else None
+    ),
   )
 
 
@@ -253,7 +289,7 @@ def images_of(
     if f'im{i}_rgb' in arrays:
       images.append(arrays[f'im{i}_rgb'])
     elif name.startswith('formula:'):
-      seed = int(name.removeprefix('formula:'))
+      seed = int(name.split(':')[1])
       images.append(golden_rule.formula_image(seed, int(height), int(width)))
     else:
       raise UserError(

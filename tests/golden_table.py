@@ -36,7 +36,7 @@ _UNIT_GRADIENT = Tolerance('peak/rms', 1e-4)
 _NONE = Tolerance('count', 0)
 _PIXELS = Tolerance('of the pixels', 1e-4)
 
-FEATURES = ('C2', 'C3', 'C4', 'C5', 'P3', 'P4', 'P5', 'P6', 'P7')
+FEATURES = ('C2', 'C3', 'C4', 'C5', 'P3', 'P4', 'P5', 'P6', 'P7', 'mask_feats')
 OUTPUTS = (
   'logits',
   'bbox_reg',
@@ -44,6 +44,7 @@ OUTPUTS = (
   'proposal_embed',
   'proposal_margin',
   'pixel_embed',
+  'sem_logits',
 )
 
 # The original's float32 error against float64 (README of the public set), for folders
@@ -94,6 +95,8 @@ TOLERANCES: dict[str, Tolerance] = {
   'unit: clipping': _EQUAL,
   'unit: boxes left by clipping': Tolerance('absolute', 1e-4),
   'unit: bilinear resizing': Tolerance('absolute', 1e-4),
+  'unit: aligned upsampling': Tolerance('absolute', 1e-5),
+  'unit: batch norm': Tolerance('absolute', 1e-5),
   'unit: mask reduction': _EQUAL,
   'unit: mask log-probability': Tolerance('absolute', 1e-4),
   'unit: cells around boxes': _EQUAL,
@@ -106,6 +109,8 @@ TOLERANCES: dict[str, Tolerance] = {
   'targets: labels from polygons': _EQUAL,
   'targets: masks from polygons': _EQUAL,
   'targets: canvas of the look-up': _NONE,
+  'targets: centroids': Tolerance('absolute', 1e-3),
+  'targets: semantic cells': _EQUAL,
   'targets: labels': _EQUAL,
   'targets: matched instances': _EQUAL,
   'targets: regression': Tolerance('absolute', 1e-4),
@@ -127,12 +132,14 @@ TOLERANCES: dict[str, Tolerance] = {
   'end to end losses': Tolerance('of 3 noise + 1e-5', 1),
   'end to end: gradients of frozen parameters': _NONE,
   'end to end: parameter gradients': Tolerance('of 3 noise + 1e-3 RMS', 1),
+  'end to end: running statistics': Tolerance('relative', 1e-4),
   'end to end: gradient norms': Tolerance('of 3 noise + 1e-3', 1),
   'trajectory: initial parameters': _EQUAL,
   'trajectory: rates': Tolerance('relative', 1e-12),
   'trajectory: losses': Tolerance('of 3 spread + 1e-3', 1),
   'trajectory: gradient norms': Tolerance('of 3 spread + 1e-3', 1),
   'trajectory: parameters': Tolerance('of 3 spread + 1e-3', 1),
+  'trajectory: running statistics': Tolerance('of 3 spread + 1e-3', 1),
   'trajectory: momentum': Tolerance('of 3 spread + 1e-3', 1),
 }
 # The numbers that the network's noise reaches: boxes, scores, log-probabilities.
@@ -149,6 +156,10 @@ for _kind, _boxes, _scores, _log_p, _p in (
     f'detections {_kind}: scores': Tolerance('absolute', _scores),
     f'detections {_kind}: mask log-probability': Tolerance('absolute', _log_p),
     f'detections {_kind}: mask probability': Tolerance('absolute', _p),
+    # Recorded with eleven bits.
+    f'detections {_kind}: mask probability, half precision': Tolerance(
+      'absolute', 2.5e-4 + _p
+    ),
     f'detections {_kind}: mask cells': _PIXELS,
     f'detections {_kind}: masks': _PIXELS,
     f'detections {_kind}: mask areas': _PIXELS,

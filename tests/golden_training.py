@@ -19,7 +19,7 @@ from golden_set import Arrays, GoldenSet, canvas_of, images_of, pad_images
 from golden_table import Report, over, rms
 
 from embedmask_jax.devices import data_mesh, replicate
-from embedmask_jax.import_weights import export_authors
+from embedmask_jax.import_weights import export_weights
 from embedmask_jax.losses import compute_losses, loss_names, normalisers
 from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.optim import OptimSettings, Schedule, is_trained, make_optimizer
@@ -29,9 +29,8 @@ from embedmask_jax.train_state import TrainState, create_train_state
 from embedmask_jax.train_step import make_train_step
 
 _DEFAULT_ARCH = 'R50'
-_SAMPLE = 256
 # At the config's rate these weights train chaotically: later steps say nothing.
-_COMPARABLE_STEPS = {'t_config': 2}
+_COMPARABLE_STEPS = {'t_config': 2, 't_mid': 4}
 
 
 def check_parameter_gradients(
@@ -48,7 +47,9 @@ def check_parameter_gradients(
     batch = batch_of(arrays, images)
     arch = entry.get('arch', _DEFAULT_ARCH)
     variables = variables_of(golden, arch, entry['seed'])
-    losses, gradients = _gradients(model_of(golden, arch))(variables, batch)
+    losses, gradients, statistics = _gradients(
+      model_of(golden, arch).clone(axis_name=None)
+    )(variables, batch)
     _compare_losses(report, record, arrays, np.asarray(losses))
     parts = [_named(part, variables) for part in gradients]
     frozen = [
@@ -57,44 +58,53 @@ def check_parameter_gradients(
       if place.path[0] == 'params' and place.key not in arrays['param_names']
     ]
     _compare_gradients(report, record, arrays, parts, frozen)
+    if keys := arrays.names(r'bn_after/.*running_(mean|var)'):
+      after = export_weights({**variables, 'batch_stats': statistics})
+      for key in keys:
+        found = after[key.removeprefix('bn_after/')]
+        report.compare('end to end: running statistics', record, found, arrays[key])
 
 
 @cache
 def _gradients(model: EmbedMask):
-  """(variables, batch) -> losses [n], gradients, one for each loss."""
+  """(variables, batch) -> losses [n], gradients, one for each loss, statistics."""
   names = loss_names(model.preset)
 
   @jax.jit
   def gradient(variables: dict, batch: Batch, weights: jax.Array):
-    targets = assign_targets(batch)
+    targets = assign_targets(batch, model.preset)
     total = normalisers(batch, targets)
 
     def weighted(params: dict):
-      outputs = model.apply(
+      outputs, updated = model.apply(
         {**variables, 'params': params},
         batch.images,
         batch.image_size,
         batch.valid_size,
         train=True,
+        mutable=['batch_stats'],
       )
-      losses = compute_losses(outputs, targets, batch, total, preset=model.preset)
+      losses = compute_losses(
+        outputs, targets, batch, total, preset=model.preset, key=jax.random.key(0)
+      )
       losses = jnp.stack([losses[name] for name in names])
-      return weights @ losses, losses
+      return weights @ losses, (losses, updated['batch_stats'])
 
-    gradients, losses = jax.grad(weighted, has_aux=True)(variables['params'])
-    return losses, gradients
+    gradients, others = jax.grad(weighted, has_aux=True)(variables['params'])
+    return gradients, *others
 
   def run(variables: dict, batch: Batch):
     # Not mapped in one program: XLA's convolutions are slow in a loop on CPUs.
     results = [gradient(variables, batch, row) for row in jnp.eye(len(names))]
-    return results[0][0], [gradients for _, gradients in results]
+    _, losses, statistics = results[0]
+    return losses, [gradients for gradients, *_ in results], statistics
 
   return run
 
 
 def _named(params: dict, variables: dict) -> dict[str, np.ndarray]:
   """A tree like the parameters, under the authors' names and in their layout."""
-  return export_authors({**variables, 'params': params})
+  return export_weights({**variables, 'params': params})
 
 
 def _compare_losses(
@@ -125,7 +135,7 @@ def _compare_gradients(
     noise = float(arrays[f'grad_noise/{name}'])
     size = float(arrays[f'grad_rms/{name}'])
     unrest = max(unrest, noise / size if size else 0.0)
-    error = rms(subsample(whole[name], _SAMPLE) - arrays[key])
+    error = _sample_error(whole[name], arrays[key])
     report.observe(
       'end to end: parameter gradients', record, over(error, 3 * noise + 1e-3 * size)
     )
@@ -144,6 +154,11 @@ def _compare_gradients(
   compare_norm(_norm(whole, names), float(arrays['grad_norm']), noise)
   for part, expected in zip(parts, arrays['grad_norm_per_loss'], strict=True):
     compare_norm(_norm(part, names), float(expected), noise)
+
+
+def _sample_error(array: np.ndarray, expected: np.ndarray) -> float:
+  """RMS of the differences from as many values of an array as are recorded."""
+  return rms(subsample(array, expected.size) - expected)
 
 
 def _norm(gradients: dict[str, np.ndarray], names: list[str]) -> float:
@@ -171,7 +186,9 @@ def check_trajectories(golden: GoldenSet, report: Report) -> None:
     names, sizes = zip(*entry['images'], strict=True)
     canvas = canvas_of(arrays)
     images = pad_images(images_of(arrays, list(names), list(sizes)), canvas)
-    batch = batch_from_polygons(entry['instances'], sizes, canvas, images)
+    batch = batch_from_polygons(
+      entry['instances'], sizes, canvas, images, golden.preset
+    )
     steps = min(_COMPARABLE_STEPS.get(record, total), total)
     model = model_of(golden, entry.get('arch', _DEFAULT_ARCH))
     variables = variables_of(golden, entry.get('arch', _DEFAULT_ARCH), entry['seed'])
@@ -219,10 +236,10 @@ def _compare_step(
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
   names = [str(name) for name in arrays['param_names']]
   if step == 0:
-    found = export_authors(variables)
+    found = export_weights(variables)
     for name in names:
-      sample = subsample(found[name], _SAMPLE)
       expected = arrays[f'init/{name}']
+      sample = subsample(found[name], expected.size)
       report.compare('trajectory: initial parameters', record, sample, expected)
     return
 
@@ -238,16 +255,21 @@ def _compare_step(
   if not arrays.names(rf'step{step}/{re.escape(names[0])}'):
     return
 
-  found = export_authors(variables)
+  found = export_weights(variables)
+  for key in arrays.names(rf'step{step}_bn/.*running_(mean|var)'):
+    name = key.split('/', 1)[1]
+    error = _sample_error(found[name], arrays[key])
+    spread = float(arrays[f'step{step}_bn_spread/{name}'])
+    observe('trajectory: running statistics', error, spread, rms(arrays[key]))
   momentum = _named(_momentum(state), variables)
   for name in names:
     prefix = f'step{step}'
-    error = rms(subsample(found[name], _SAMPLE) - arrays[f'{prefix}/{name}'])
+    error = _sample_error(found[name], arrays[f'{prefix}/{name}'])
     spread = float(arrays[f'{prefix}_spread/{name}'])
     change = float(arrays[f'{prefix}_delta_rms/{name}'])
     observe('trajectory: parameters', error, spread, change)
     expected = arrays[f'{prefix}_momentum/{name}']
-    error = rms(subsample(momentum[name], _SAMPLE) - expected)
+    error = _sample_error(momentum[name], expected)
     spread = float(arrays[f'{prefix}_momentum_spread/{name}'])
     observe('trajectory: momentum', error, spread, rms(expected))
 

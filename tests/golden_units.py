@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from golden_adelaidet_units import check_adelaidet_units
 from golden_rule import subsample, unpack_masks
 from golden_set import Arrays, GoldenSet
 from golden_table import Report
@@ -28,6 +29,9 @@ _BILINEAR_LIMIT, _BILINEAR_SAMPLE, _MASK_SAMPLE = 60000, 20000, 4096
 
 def check_units(golden: GoldenSet, report: Report) -> None:
   """Every kind of record that `unit.npz` has."""
+  if golden.is_adelaidet:
+    check_adelaidet_units(golden, report)
+    return
   if not golden.has('unit.npz'):
     return
   unit = golden.arrays('unit')

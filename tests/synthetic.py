@@ -96,7 +96,17 @@ def make_batch(instances, sizes, canvas, padded_instances=4) -> Batch:
     instance_valid=valid,
     masks=np.packbits(stride4, axis=-1),
     location_masks=np.packbits(at_locations, axis=-1),
+    mask_area=masks.sum(axis=(2, 3), dtype=np.int32),
+    mask_centroid=centroids(masks),
   )
+
+
+def centroids(masks: np.ndarray) -> np.ndarray:
+  """Returns float32 [..., 2], the mean (x, y) of masks [..., rows, columns]."""
+  area = np.maximum(masks.sum(axis=(-2, -1)), 1)
+  x = masks.sum(axis=-2) @ np.arange(masks.shape[-1])
+  y = masks.sum(axis=-1) @ np.arange(masks.shape[-2])
+  return np.stack([x / area, y / area], axis=-1).astype(np.float32)
 
 
 def random_batch(seed, sizes, canvas, counts, padded_instances=4) -> Batch:

@@ -45,6 +45,7 @@ PAPER = {
   'optim.learning_rate': 0.01,
   'optim.reference_batch_size': 16,
   'optim.weight_decay': 1e-4,
+  'optim.norm_decay_multiplier': 1.0,
   'optim.momentum': 0.9,
   'optim.bias_rate_multiplier': 2.0,
   'optim.bias_weight_decay': 0.0,
@@ -82,6 +83,19 @@ GENERATIONS = {
   },
   '2020': {'model.preset': '2020', 'model.embedding_dim': 8},
   '2021': {},
+  'adelaidet': {
+    'model.preset': 'adelaidet',
+    'model.pixel_mean': (103.53, 116.28, 123.675),
+    'data.short_sides': (640, 672, 704, 736, 768, 800),
+    'data.min_box_side': 1e-5,
+    'optim.norm_decay_multiplier': 0.0,
+    'optim.bias_rate_multiplier': 1.0,
+    'optim.bias_weight_decay': 1e-4,
+    'optim.warmup_steps': 1000,
+    'optim.warmup': 'linear',
+    'optim.warmup_factor': 0.001,
+    'eval.mask_threshold': 0.5,
+  },
 }
 # All that tells these runs from the paper's: values, no code.
 QUICKSTART = {

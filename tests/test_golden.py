@@ -12,7 +12,7 @@ from golden_table import TOLERANCES, Report, error_of
 
 FOLDERS = Path(__file__).resolve().parent / 'golden'
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'golden'
-PRESETS = ('2019', '2020', '2021')
+PRESETS = ('2019', '2020', '2021', 'adelaidet')
 LOCAL = FOLDERS / '2021'
 QUICK = (
   'rule',

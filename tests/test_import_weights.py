@@ -13,15 +13,19 @@ from embedmask_jax.errors import UserError
 from embedmask_jax.models.embedmask import EmbedMask, normalise_images
 from embedmask_jax.models.factory import init_variables
 from embedmask_jax.models.resnet import ResNet
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.weights.architecture import MSRA_SETTINGS, Backbone, backbone_of
-from embedmask_jax.weights.authors import Sizes, places, to_theirs
+from embedmask_jax.weights.authors import Sizes, places
 from embedmask_jax.weights.backbones import TORCHVISION_SETTINGS
 from embedmask_jax.weights.files import write_torch
+from embedmask_jax.weights.places import to_theirs
 from embedmask_jax.weights.tree import get_leaf, leaf_paths
 
 GOLDEN = Path(__file__).resolve().parent / 'golden' / '2021'
 SHARED = Path(__file__).resolve().parents[2] / 'shared'
 WIDTH, CHANNELS, CLASSES = 4, 32, 3
+# Tensors of theirs that carry no weight.
+COUNTERS = ('num_batches_tracked', 'mask_pred._iter', 'mask_pred.sizes_of_interest')
 
 
 def manifest(arch):
@@ -89,6 +93,57 @@ def test_every_key_of_the_manifest_goes_in_and_comes_out(arch):
   assert returned.keys() == state_dict.keys()
   for key, array in state_dict.items():
     np.testing.assert_array_equal(returned[key], array)
+
+
+@pytest.mark.parametrize(
+  ('preset', 'dims', 'name'),
+  [
+    ('2019', 32, 'manifest_R50'),
+    ('2020', 8, 'manifest_R50'),
+    ('adelaidet', 16, 'manifest'),
+  ],
+)
+def test_files_of_other_generations_tell_their_preset(preset, dims, name):
+  path = GOLDEN.parent / preset / f'{name}.json'
+  entries = json.loads(path.read_text())['entries']
+  state_dict = {
+    e['key']: np.arange(np.prod(e['shape']), dtype=np.float32).reshape(e['shape'])
+    + 1000 * i
+    for i, e in enumerate(entries)
+  }
+  is_adelaidet = import_weights.is_adelaidet(state_dict)
+  assert is_adelaidet == (preset == 'adelaidet')
+  read = 'import_adelaidet' if is_adelaidet else 'import_authors'
+  variables, report = getattr(import_weights, read)(state_dict)
+  assert report.settings['preset'] == preset
+  assert report.settings['embedding_dim'] == dims
+  model = EmbedMask(
+    num_classes=80,
+    preset=PRESETS[preset],
+    backbone=report.settings['backbone'],
+    embedding_dim=dims,
+  )
+  expected = jax.eval_shape(lambda: init_variables(model, 0))
+  assert shapes(variables) == shapes(expected)
+
+  returned = import_weights.export_weights(variables)
+  unused = {key for key, _ in report.unused}
+  assert all(key.endswith(COUNTERS) for key in unused)
+  assert returned.keys() == state_dict.keys() - unused
+  for key, array in returned.items():
+    np.testing.assert_array_equal(array, state_dict[key])
+
+
+def test_the_epsilon_of_adelaidet_is_in_our_variances():
+  path = GOLDEN.parent / 'adelaidet' / 'manifest.json'
+  entries = json.loads(path.read_text())['entries']
+  state_dict = {e['key']: np.full(e['shape'], 0.25, np.float32) for e in entries}
+  variables, _ = import_weights.import_adelaidet(state_dict)
+  statistics = variables['batch_stats']
+  frozen = statistics['backbone']['stage1_block0']['norm1']['var']
+  np.testing.assert_array_equal(frozen, np.float32(0.25) + np.float32(1e-5))
+  live = statistics['head']['mask_branch']['block0']['norm']['var']
+  np.testing.assert_array_equal(live, 0.25)
 
 
 def test_kernels_are_transposed_and_levels_keep_their_order():

@@ -24,13 +24,14 @@ OURS = {
   'mask_loss': ('ops', 'presets', 'proposal_sampling', 'structures'),
   'losses': ('mask_loss', 'ops', 'presets', 'proposal_sampling', 'structures'),
   'postprocess': ('ops', 'presets', 'structures'),
-  'data': ('data', 'errors', 'ops.locations'),
+  'data': ('data', 'errors', 'ops.locations', 'presets'),
 }
 # A module or folder -> third parties it may not import, not even inside a function.
 FORBIDDEN = {
   'data': ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'torch'),
   'ops': ('flax', 'ml_collections', 'absl'),
   'ops.locations': ('jax',),
+  'presets': ('jax', 'flax'),
 }
 # Where a config is a ConfigDict (checkpoints carry it); all else takes plain arguments.
 CONFIG_AWARE = (

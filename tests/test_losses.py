@@ -23,22 +23,30 @@ CANVAS = (96, 128)
 
 
 def network_outputs(batch, preset='2021'):
-  model = tiny_model(preset=PRESETS[preset])
+  model = tiny_model(preset=PRESETS[preset], axis_name=None)
 
   @jax.jit
   def apply(variables, batch):
-    return model.apply(
-      variables, batch.images, batch.image_size, batch.valid_size, train=False
+    outputs, _ = model.apply(
+      variables,
+      batch.images,
+      batch.image_size,
+      batch.valid_size,
+      train=True,
+      mutable=['batch_stats'],
     )
+    return outputs
 
   return apply(tiny_variables(preset=preset), batch)
 
 
 @partial(jax.jit, static_argnames='preset')
 def losses_of(batch, outputs, preset='2021'):
-  targets = assign_targets(batch)
+  targets = assign_targets(batch, PRESETS[preset])
   total = normalisers(batch, targets)
-  return compute_losses(outputs, targets, batch, total, preset=PRESETS[preset])
+  return compute_losses(
+    outputs, targets, batch, total, preset=PRESETS[preset], key=jax.random.key(0)
+  )
 
 
 @cache
@@ -78,7 +86,15 @@ def test_permuted_instances_give_the_same_losses(preset):
   permuted = batch.replace(
     **{
       name: getattr(batch, name)[:, order]
-      for name in ('boxes', 'labels', 'instance_valid', 'masks', 'location_masks')
+      for name in (
+        'boxes',
+        'labels',
+        'instance_valid',
+        'masks',
+        'location_masks',
+        'mask_area',
+        'mask_centroid',
+      )
     }
   )
   losses = losses_of(batch, outputs, preset)
@@ -101,7 +117,7 @@ def test_more_padded_instances_change_nothing(preset):
 def test_mask_loss_is_the_sum_over_instances_whatever_the_chunk():
   batch = random_batch(3, [CANVAS], CANVAS, [3])
   outputs = network_outputs(batch)
-  targets = assign_targets(batch)
+  targets = assign_targets(batch, PRESETS['2021'])
   chosen = choose_proposals(outputs.box_regression, targets, batch.boxes, CANVAS)
   assert (chosen[0] >= 0).sum() == 3
 

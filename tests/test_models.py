@@ -57,7 +57,7 @@ def test_bfloat16_ends_before_embeddings_mask_logits_and_losses():
     spatial_dims=2,
   )
   assert log_p.dtype == jnp.float32
-  targets = assign_targets(batch())
+  targets = assign_targets(batch(), PRESETS['2021'])
   total = normalisers(batch(), targets)
   losses = compute_losses(outputs, targets, batch(), total, preset=PRESETS['2021'])
   assert all(loss.dtype == jnp.float32 for loss in losses.values())

@@ -21,6 +21,7 @@ PAPER = optim.OptimSettings(
   learning_rate=0.01,
   reference_batch_size=16,
   weight_decay=1e-4,
+  norm_decay_multiplier=1.0,
   momentum=0.9,
   momentum_dtype='float32',
   bias_rate_multiplier=2.0,
@@ -134,7 +135,12 @@ def test_linear_rule_scales_rate_steps_and_milestones_but_not_the_warmup():
 
 def test_sgd_is_torch_sgd():
   settings = dataclasses.replace(
-    PAPER, warmup_steps=2, milestones=(4, 6), weight_decay=0.1, learning_rate=0.05
+    PAPER,
+    warmup_steps=2,
+    milestones=(4, 6),
+    weight_decay=0.1,
+    norm_decay_multiplier=0.5,
+    learning_rate=0.05,
   )
   params = small_params()
   schedule = optim.Schedule(settings, steps=8)
@@ -145,7 +151,8 @@ def test_sgd_is_torch_sgd():
   for step in range(8):
     for name, gradient in flatten(gradients(params, step)).items():
       bias = name.endswith('bias')
-      decay, rate = (0.0, 2 * schedule(step)) if bias else (0.1, schedule(step))
+      decay = 0.0 if bias else 0.05 if name.endswith('/scale') else 0.1
+      rate = schedule(step) * (2 if bias else 1)
       buffers[name] = 0.9 * buffers[name] + gradient + decay * expected[name]
       expected[name] = expected[name] - rate * buffers[name]
   for name, value in flatten(got).items():

@@ -40,23 +40,26 @@ def with_confident_classes(variables):
   [('frozen_bn', '2021'), *(('group', preset) for preset in PRESETS)],
 )
 def test_losses_and_gradients_do_not_depend_on_the_canvas(norm, preset):
-  model = tiny_model(norm=norm, preset=PRESETS[preset])
+  model = tiny_model(norm=norm, preset=PRESETS[preset], axis_name=None)
   variables = tiny_variables(norm, preset)
 
   @jax.jit
   def losses_and_gradient(params, batch):
-    targets = assign_targets(batch)
+    targets = assign_targets(batch, model.preset)
 
     def total(params):
-      outputs = model.apply(
+      outputs, _ = model.apply(
         {**variables, 'params': params},
         batch.images,
         batch.image_size,
         batch.valid_size,
         train=True,
+        mutable=['batch_stats'],
       )
       parts = normalisers(batch, targets)
-      losses = compute_losses(outputs, targets, batch, parts, preset=model.preset)
+      losses = compute_losses(
+        outputs, targets, batch, parts, preset=model.preset, key=jax.random.key(0)
+      )
       return sum(losses.values()), losses
 
     return jax.grad(total, has_aux=True)(params)
@@ -112,7 +115,7 @@ def test_detections_do_not_depend_on_the_canvas_or_on_company(norm, preset):
 def test_padding_of_the_level_is_left_out_of_the_class_loss():
   """A location beyond the valid area costs nothing, whatever it predicts."""
   batch = placed(CANVASES[2])
-  targets = assign_targets(batch)
+  targets = assign_targets(batch, PRESETS['2021'])
   valid = np.asarray(location_mask(CANVASES[2], batch.valid_size))
   np.testing.assert_array_equal(targets.location_valid, valid)
   assert 0 < valid.sum() < valid.size

@@ -45,9 +45,15 @@ def outputs_with(proposals, num_classes=3) -> HeadOutputs:
   )
 
 
-def select(outputs, **settings):
+def select(outputs, preset='2021', **settings):
   size = jnp.asarray([CANVAS])
-  return select_proposals(outputs, size, size, settings=DetectionSettings(**settings))
+  return select_proposals(
+    outputs,
+    size,
+    size,
+    settings=DetectionSettings(**settings),
+    preset=PRESETS[preset],
+  )
 
 
 def test_best_first_and_suppression_within_the_class_only():
@@ -71,6 +77,29 @@ def test_threshold_is_on_the_class_score_alone():
   found = select(outputs, max_detections=4)
   assert found.valid.sum() == 1
   np.testing.assert_allclose(found.scores[0, 0], 0.06 / (1 + np.exp(3)), rtol=1e-5)
+
+
+def test_a_root_score_is_held_against_the_threshold_by_its_square():
+  outputs = outputs_with([(10, 0, 0.06, 1), (200, 0, 0.9, 1)])
+  outputs = outputs.replace(centerness=jnp.full((1, P), 1.0))
+  found = select(outputs, 'adelaidet', max_detections=4)
+  assert found.valid.sum() == 1
+  expected = np.sqrt(0.9 / (1 + np.exp(-1)))
+  np.testing.assert_allclose(found.scores[0, 0], expected, rtol=1e-5)
+
+
+def test_boxes_outside_the_image_leave_after_nms():
+  """The first suppresses the second, and has no part inside the image."""
+  outputs = outputs_with([(0, 0, 0.9, 1), (1, 0, 0.8, 1), (105, 0, 0.5, 4)])
+  away = jnp.asarray([40.0, 4, -39, 4])
+  regression = outputs.box_regression.at[0, 0].set(away)
+  regression = regression.at[0, 1].set(away + jnp.asarray([1.0, 0, -1, 0]))
+  found = select(
+    outputs.replace(box_regression=regression), 'adelaidet', max_detections=4
+  )
+  assert found.num_kept[0] == 2
+  assert found.valid[0].tolist() == [True, False, False, False]
+  assert found.location[0, 0] == 105
 
 
 def test_equal_scores_keep_the_order_of_locations_at_every_cap():
@@ -142,7 +171,9 @@ def test_chunking_changes_nothing():
   results = []
   for chunk in (1, 4, 100):
     settings = DetectionSettings(max_detections=22, mask_chunk=chunk)
-    found = select_proposals(outputs, size, size, settings=settings)
+    found = select_proposals(
+      outputs, size, size, settings=settings, preset=PRESETS['2021']
+    )
     assemble = jax.jit(
       lambda found, settings=settings: assemble_masks(
         outputs,

@@ -5,8 +5,11 @@ from synthetic import random_batch
 
 from embedmask_jax.ops.boxes import box_iou, boxes_from_distances
 from embedmask_jax.ops.locations import location_strides, locations
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.proposal_sampling import (
   choose_proposals,
+  draw_positives,
+  drawn_proposals,
   mean_proposals,
   overlapping_proposals,
 )
@@ -20,7 +23,7 @@ P = len(locations(CANVAS))
 def truth():
   """A batch of two instances, its targets, and perfect regressions in strides."""
   batch = random_batch(0, [CANVAS], CANVAS, [2])
-  targets = assign_targets(batch)
+  targets = assign_targets(batch, PRESETS['2019'])
   assert min(np.sum(targets.matched[0] == n) for n in range(2)) > 2
   return batch, targets, targets.box_regression / location_strides(CANVAS)[:, None]
 
@@ -96,3 +99,41 @@ def test_means_and_spread_by_hand():
       np.testing.assert_allclose(found[0, n], mean, rtol=1e-5, atol=1e-6)
       spread += np.sum((array[0, own] - mean) ** 2)
   np.testing.assert_allclose(samples.spread[0], spread, rtol=1e-5)
+
+
+def test_all_positives_are_taken_below_the_limit_and_that_many_above():
+  positive = np.random.default_rng(2).random((3, 200)) < 0.4
+  draw = jax.jit(draw_positives, static_argnames='limit')
+  count = int(positive.sum())
+  for limit in (count, count + 1, 600, 1000):
+    drawn = draw(positive, jax.random.key(0), limit=limit)
+    np.testing.assert_array_equal(drawn, positive)
+  first, second = (
+    np.asarray(draw(positive, jax.random.key(k), limit=50)) for k in (0, 1)
+  )
+  for drawn in (first, second):
+    assert drawn.sum() == 50
+    assert not (drawn & ~positive).any()
+    assert drawn.any(axis=1).all()
+  assert (first != second).any()
+  assert not draw(np.zeros((2, 30), bool), jax.random.key(0), limit=50).any()
+
+
+def test_every_drawn_location_is_a_sample_of_its_instance():
+  _, targets, _ = truth()
+  embedding = np.random.default_rng(3).normal(size=(1, P, 3)).astype(np.float32)
+  outputs = HeadOutputs(
+    class_logits=None,
+    box_regression=None,
+    centerness=None,
+    proposal_embedding=jnp.asarray(embedding),
+    margin=jnp.asarray(embedding[..., :1]),
+    pixel_embedding=None,
+  )
+  samples = drawn_proposals(outputs, targets, targets.matched >= 0)
+  place = np.flatnonzero(targets.matched[0] >= 0)
+  valid = np.asarray(samples.valid[0])
+  assert valid.sum() == len(place)
+  np.testing.assert_array_equal(samples.instance[0][valid], targets.matched[0, place])
+  np.testing.assert_array_equal(samples.embedding[0][valid], embedding[0, place])
+  np.testing.assert_array_equal(samples.margin[0][valid], embedding[0, place, :1])

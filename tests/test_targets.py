@@ -1,12 +1,15 @@
+from functools import partial
+
 import jax
 import numpy as np
-from synthetic import make_batch, random_batch
+from synthetic import centroids, make_batch, random_batch
 
 from embedmask_jax.ops.bits import unpack_bits
 from embedmask_jax.ops.locations import location_strides, locations
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.targets import assign_targets
 
-assign = jax.jit(assign_targets)
+assign = jax.jit(partial(assign_targets, preset=PRESETS['2021']))
 RANGES = {8: (-1, 64), 16: (64, 128), 32: (128, 256), 64: (256, 512), 128: (512, 1e9)}
 
 
@@ -85,3 +88,55 @@ def test_without_instances_all_is_background():
   targets = assign(batch)
   assert (targets.matched == -1).all()
   assert not targets.centerness.any()
+
+
+assign_by_mask = jax.jit(partial(assign_targets, preset=PRESETS['adelaidet']))
+
+
+def l_shaped(canvas=(128, 128)):
+  """An instance whose mask, a column at the left, leaves most of its box empty."""
+  box = np.asarray([20, 20, 91, 91], np.float32)
+  batch = make_batch([[(box, 1)]], [canvas], canvas)
+  mask = np.zeros((1, 4, *canvas), bool)
+  mask[0, 0, 20:92, 20:36] = True
+  x, y = locations(canvas).T
+  inside = (x < canvas[1]) & (y < canvas[0])
+  on = np.zeros((1, 4, len(x)), bool)
+  on[..., inside] = mask[:, :, y[inside], x[inside]]
+  return batch.replace(
+    location_masks=np.packbits(on, axis=-1),
+    mask_area=mask.sum(axis=(2, 3), dtype=np.int32),
+    mask_centroid=centroids(mask),
+  )
+
+
+def test_the_centre_of_the_mask_counts_where_the_preset_says_so():
+  batch = l_shaped()
+  points, strides = locations((128, 128)), location_strides((128, 128))
+  centre = batch.mask_centroid[0, 0]
+  np.testing.assert_allclose(centre, [27.5, 55.5])
+  near = np.abs(points - centre).max(axis=1) < 1.5 * strides
+  inside = ((points > 20) & (points < 91)).all(axis=1)
+  largest = np.maximum(points - 20, 91 - points).max(axis=1)
+  fits = (largest <= 64) & (strides == 8) | (largest >= 64) & (strides == 16)
+  expected = near & inside & fits
+  # A location off the mask is among them.
+  assert (expected & (points[:, 0] > 36)).any()
+  np.testing.assert_array_equal(assign_by_mask(batch).matched[0] == 0, expected)
+  assert not np.array_equal(assign(batch).matched[0] == 0, expected)
+
+
+def test_the_smallest_mask_gives_the_class_of_a_cell():
+  boxes = [([10, 10, 89, 89], 0), ([30, 30, 61, 61], 2)]
+  instances = [[(np.asarray(box, np.float32), label) for box, label in boxes]]
+  batch = make_batch(instances, [(96, 120)], (96, 128))
+  # The large instance is on below the small one, too.
+  large = make_batch([instances[0][:1]], [(96, 120)], (96, 128))
+  both = batch.location_masks | large.location_masks
+  batch = batch.replace(location_masks=both, mask_area=batch.mask_area.clip(0))
+  semantic = np.asarray(assign_by_mask(batch).semantic[0])
+  y, x = np.mgrid[4:96:8, 4:128:8]
+  expected = np.full(semantic.shape, -1)
+  expected[(x >= 10) & (x <= 89) & (y >= 10) & (y <= 89)] = 0
+  expected[(x >= 30) & (x <= 61) & (y >= 30) & (y <= 61)] = 2
+  np.testing.assert_array_equal(semantic, expected)

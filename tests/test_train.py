@@ -77,9 +77,11 @@ def toy_variables(model, seed):
   }
 
 
-def make_toy_step(model, optimizer, mesh, *, accumulation_steps=1, ema_decay=0.0):
+def make_toy_step(
+  model, optimizer, mesh, *, accumulation_steps=1, ema_decay=0.0, seed=0
+):
   """A step whose result depends on every image it has seen, and on their order."""
-  del model, mesh, accumulation_steps, ema_decay
+  del model, mesh, accumulation_steps, ema_decay, seed
 
   @jax.jit
   def step(state, batch):

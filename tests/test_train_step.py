@@ -42,7 +42,8 @@ def uneven_batch():
   return random_batch(0, sizes, CANVAS, [4, 0, 1, 3])
 
 
-@pytest.mark.parametrize('preset', PRESETS)
+# The parts of adelaidet have batch norm statistics of their own.
+@pytest.mark.parametrize('preset', sorted(PRESETS.keys() - {'adelaidet'}))
 def test_accumulated_parts_give_the_update_of_the_whole(preset):
   batch = uneven_batch()
   whole, whole_metrics = one_update(batch, preset=preset)

@@ -71,34 +71,39 @@ _WORDS = {
 }
 
 
-def clip_boxes(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-  """COCO boxes -> xyxy with inclusive pixels, clipped to their images, float32.
+def clip_boxes(boxes: np.ndarray, sizes: np.ndarray, *, extent: int = 1) -> np.ndarray:
+  """COCO boxes -> xyxy, clipped to their images, float32.
 
   Args:
     boxes: float64 [n, 4], x, y, width, height.
     sizes: int [n, 2], (height, width) of the images.
+    extent: 1 where x2 is to be the last pixel, 0 where it is to be the edge.
   """
   x, y, width, height = np.asarray(boxes, np.float32).T
-  last = np.asarray(sizes, np.float32)[:, ::-1].T - 1
-  one = np.float32(1)
-  corners = [x, y, x + np.maximum(width - one, 0), y + np.maximum(height - one, 0)]
+  last = np.asarray(sizes, np.float32)[:, ::-1].T - extent
+  less = np.float32(extent)
+  corners = [x, y, x + np.maximum(width - less, 0), y + np.maximum(height - less, 0)]
   return np.stack(
     [np.clip(side, 0, last[i % 2]) for i, side in enumerate(corners)], axis=1
   )
 
 
-def classify(table: AnnotationTable, min_box_side: float) -> np.ndarray:
+def classify(
+  table: AnnotationTable, min_box_side: float, *, extent: int = 1
+) -> np.ndarray:
   """Returns uint8 [n], a Use for every annotation; the first reason found counts.
 
   Args:
     table: the data set.
     min_box_side: original pixels; a box, clipped to its image, is used where both
-      sides (x2 - x1 + 1) are larger. 1 is what the authors' code does.
+      sides (x2 - x1 + extent) are larger. 1 is what the authors' code does, or 1e-5
+      where `extent` is 0.
+    extent: see `clip_boxes`.
   """
   sizes = table.sizes[table.image_index]
   x, y, width, height = table.boxes.T
-  x1, y1, x2, y2 = clip_boxes(np.nan_to_num(table.boxes), sizes).T
-  least = np.float32(min_box_side - 1)
+  x1, y1, x2, y2 = clip_boxes(np.nan_to_num(table.boxes), sizes, extent=extent).T
+  least = np.float32(min_box_side - extent)
   reasons = [
     (Use.CROWD, table.is_crowd),
     (Use.NO_BOX, ~np.isfinite(table.boxes).all(axis=1)),

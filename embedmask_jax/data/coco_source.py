@@ -16,6 +16,7 @@ from embedmask_jax.data.coco_json import (
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.masks import Segmentation
 from embedmask_jax.errors import UserError
+from embedmask_jax.presets import PRESETS, Preset
 
 
 class CocoSource(ImageSource):
@@ -31,6 +32,7 @@ class CocoSource(ImageSource):
     *,
     categories: Sequence[tuple[int, str]] | None = None,
     min_box_side: float = 1.0,
+    preset: Preset = PRESETS['2021'],
   ):
     """Reads the JSON and looks for the images.
 
@@ -40,6 +42,7 @@ class CocoSource(ImageSource):
       categories: (id, name) of the classes to use, such as a checkpoint's; those of
         the JSON by default.
       min_box_side: original pixels; smaller objects are left out of training.
+      preset: for the meaning of boxes.
 
     Raises:
       UserError: the JSON cannot be used (see `load_json`), has a category that is not
@@ -48,7 +51,7 @@ class CocoSource(ImageSource):
     self._annotations = os.fspath(annotations)
     content = load_json(self._annotations)
     table, self._segmentations = make_tables(content)
-    super().__init__(table, self._annotations, categories, min_box_side)
+    super().__init__(table, self._annotations, categories, min_box_side, preset)
     folders = [folder.strip() for folder in os.fspath(images).split(',')]
     self._paths = _find_images(table.file_names, folders, self._annotations)
 

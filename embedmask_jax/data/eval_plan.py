@@ -12,6 +12,7 @@ from embedmask_jax.data.canvases import (
 )
 from embedmask_jax.data.sampler import BatchPlan, PlannedRow
 from embedmask_jax.data.views import resize_sizes, whole_view
+from embedmask_jax.presets import PRESETS, Preset
 
 
 class EvalPlan:
@@ -31,6 +32,7 @@ class EvalPlan:
     batch_size: int,
     canvases: Sequence[Canvas] = (),
     output_ladder: Sequence[Canvas] = (),
+    preset: Preset = PRESETS['2021'],
   ):
     """Decides all batches.
 
@@ -42,8 +44,9 @@ class EvalPlan:
       canvases: (height, width), multiples of 32; () for derived ones. Images that fit
         none get another: nothing is made smaller to fit.
       output_ladder: (height, width) of the output canvases, ascending.
+      preset: for sizes, and what a view means.
     """
-    resized = resize_sizes(sizes, short_side, long_side)
+    resized = resize_sizes(sizes, short_side, long_side, rounds=preset.rounds_sizes)
     self.canvases = complete_canvases(
       canvases or derive_canvases([short_side], long_side), resized
     )
@@ -57,7 +60,9 @@ class EvalPlan:
       members = np.flatnonzero((kinds == kind).all(axis=1)).tolist()
       for first in range(0, len(members), batch_size):
         rows = tuple(
-          PlannedRow(i, 0, whole_view(tuple(resized[i].tolist()), canvas))
+          PlannedRow(
+            i, 0, whole_view(tuple(resized[i].tolist()), canvas, preset=preset)
+          )
           for i in members[first : first + batch_size]
         )
         self._batches.append(BatchPlan(canvas, 1, batch_size, rows))

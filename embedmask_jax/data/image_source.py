@@ -17,6 +17,7 @@ from embedmask_jax.data.annotations import (
 )
 from embedmask_jax.data.masks import Segmentation
 from embedmask_jax.errors import UserError
+from embedmask_jax.presets import Preset
 
 Categories = tuple[tuple[int, str], ...]  # (id, name), the class's index by position
 
@@ -69,6 +70,7 @@ class ImageSource(ABC):
     location: str,
     categories: Sequence[tuple[int, str]] | None,
     min_box_side: float,
+    preset: Preset,
   ):
     """Decides which annotations become instances.
 
@@ -78,6 +80,7 @@ class ImageSource(ABC):
       categories: (id, name) of the classes to use, such as a checkpoint's; those of
         the data set by default.
       min_box_side: see `classify`.
+      preset: for the meaning of boxes.
 
     Raises:
       UserError: the data set has a category that is not among `categories`.
@@ -88,14 +91,15 @@ class ImageSource(ABC):
     self.image_ids: tuple[int, ...] = tuple(table.image_ids.tolist())
     self.file_names = table.file_names
     self.sizes = table.sizes
-    uses = classify(table, min_box_side)
+    extent = preset.box_extent
+    uses = classify(table, min_box_side, extent=extent)
     self.report: SourceReport = make_report(table, uses)
     # Rows of the table that are instances.
     self._rows = np.flatnonzero(uses == Use.INSTANCE)
     self._first = np.searchsorted(self._rows, table.first)
     self.instance_counts = np.diff(self._first).astype(np.int32)
     index = table.image_index[self._rows]
-    self.boxes = clip_boxes(table.boxes[self._rows], table.sizes[index])
+    self.boxes = clip_boxes(table.boxes[self._rows], table.sizes[index], extent=extent)
     ids = np.asarray([i for i, _ in self.categories])
     order = np.argsort(ids)
     places = np.searchsorted(ids[order], table.category_ids[self._rows])

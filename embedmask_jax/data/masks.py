@@ -7,6 +7,7 @@ is only ever laid out inside its own window.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -14,8 +15,9 @@ from pycocotools import mask as coco_mask
 from embedmask_jax.data.rle import ColumnRuns, column_runs, expand
 from embedmask_jax.data.views import View
 from embedmask_jax.ops.locations import STRIDES, level_shapes
+from embedmask_jax.presets import PRESETS, Preset
 
-# Polygons, each float32 [2 * points] as x, y, x, y ... in original pixels; or a
+# Polygons, each float64 [2 * points] as x, y, x, y ... in original pixels; or a
 # compressed run-length mask of the original image.
 Segmentation = tuple[np.ndarray, ...] | bytes
 
@@ -28,57 +30,71 @@ def rasterize_polygons(
   size: tuple[int, int],
   *,
   is_flipped: bool = False,
+  preset: Preset = PRESETS['2021'],
 ) -> bytes:
   """Resizes, mirrors and rasterises the polygons of an instance.
 
-  In float32 like the authors' code, because the rasteriser rounds.
+  In the precision of the authors' code, because the rasteriser rounds.
 
   Args:
-    polygons: float32 [2 * points] each, x, y, ... in original pixels.
+    polygons: float64 [2 * points] each, x, y, ... in original pixels.
     original_size: (height, width) of the image as stored.
     size: (height, width) of the resized image.
-    is_flipped: whether the resized polygons are mirrored, x -> width - 1 - x.
+    is_flipped: whether the resized polygons are mirrored, x -> width - extent - x.
+    preset: for `box_extent` and `polygon_dtype`.
 
   Returns:
     The union's compressed run-length mask, of size `size`.
   """
   height, width = size
-  scale_x = np.float32(width / original_size[1])
-  scale_y = np.float32(height / original_size[0])
+  number = np.dtype(preset.polygon_dtype).type
+  scale_x = number(width / original_size[1])
+  scale_y = number(height / original_size[0])
   moved = []
   for polygon in polygons:
-    points = np.asarray(polygon, np.float32).reshape(-1, 2)
+    points = np.asarray(polygon, number).reshape(-1, 2)
     x, y = points[:, 0] * scale_x, points[:, 1] * scale_y
     if is_flipped:
-      x = np.float32(width) - x - np.float32(1)
+      x = number(width) - x - number(preset.box_extent)
     moved.append(np.stack([x, y], axis=1).astype(np.float64).ravel())
   parts = coco_mask.frPyObjects(moved, height, width)
   return (parts[0] if len(parts) == 1 else coco_mask.merge(parts))['counts']
+
+
+class PackedMasks(NamedTuple):
+  """Masks of n instances, zero outside the image.
+
+  Attributes:
+    cells: uint8 [n, H/4, W/32], packed. Cell (y, x) is on where any of the pixels
+      (4y+1 .. 4y+2, 4x+1 .. 4x+2) is, or, for `mask_cell` `one`, the last of them.
+    at_locations: uint8 [n, ceil(P/8)], packed, the mask at every location's pixel.
+    area: int32 [n], pixels of the view that are on.
+    centroid: float32 [n, 2], their mean (x, y), zeros where there are none.
+  """
+
+  cells: np.ndarray
+  at_locations: np.ndarray
+  area: np.ndarray
+  centroid: np.ndarray
 
 
 def pack_masks(
   segmentations: Sequence[Segmentation],
   original_size: tuple[int, int],
   view: View,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Masks of n instances as the targets need them, zero outside the image.
+) -> PackedMasks:
+  """Masks of n instances as the targets need them.
 
   Args:
     segmentations: polygons or run-length masks in original pixels.
     original_size: (height, width) of the image as stored.
     view: what is seen of the image, and the canvas H x W.
-
-  Returns:
-    masks: uint8 [n, H/4, W/32], packed. Cell (y, x) is on where any of the pixels
-      (4y+1 .. 4y+2, 4x+1 .. 4x+2) is.
-    location_masks: uint8 [n, ceil(P/8)], packed, the mask at every location's pixel.
-    is_seen: bool [n], whether any pixel of the view is on.
   """
   count = len(segmentations)
   runs = _runs_of_view(segmentations, original_size, view)
   height, width = view.canvas
   cells = np.zeros((count, height // CELL, width // CELL), bool)
-  _write(cells, runs, CELL, 1, 2)
+  _write(cells, runs, CELL, 1 if view.preset.mask_cell == 'any' else 2, 2)
   num_locations = sum(rows * columns for rows, columns in level_shapes(view.canvas))
   locations = np.zeros((count, num_locations), bool)
   first = 0
@@ -86,9 +102,24 @@ def pack_masks(
     level = locations[:, first : first + rows * columns].reshape(-1, rows, columns)
     _write(level, runs, stride, stride // 2, stride // 2)
     first += rows * columns
-  is_seen = np.zeros(count, bool)
-  is_seen[runs.owner] = True
-  return np.packbits(cells, axis=2), np.packbits(locations, axis=1), is_seen
+  lengths = runs.last - runs.first + 1
+  area = _sums(runs.owner, lengths, count)
+  moments = [
+    _sums(runs.owner, runs.column * lengths, count),
+    _sums(runs.owner, (runs.first + runs.last) * lengths / 2, count),
+  ]
+  centroid = np.stack(moments, axis=1) / np.maximum(area, 1)[:, None]
+  return PackedMasks(
+    np.packbits(cells, axis=2),
+    np.packbits(locations, axis=1),
+    area.astype(np.int32),
+    centroid.astype(np.float32),
+  )
+
+
+def _sums(owner: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+  """Sums of values by owner, float64 [count], exact for integers and halves."""
+  return np.bincount(owner, weights=values, minlength=count)
 
 
 def _runs_of_view(
@@ -99,7 +130,13 @@ def _runs_of_view(
   outlines = {i: s for i, s in enumerate(segmentations) if not isinstance(s, bytes)}
   if outlines:
     strings = [
-      rasterize_polygons(item, original_size, view.resized, is_flipped=view.is_flipped)
+      rasterize_polygons(
+        item,
+        original_size,
+        view.resized,
+        is_flipped=view.is_flipped,
+        preset=view.preset,
+      )
       for item in outlines.values()
     ]
     runs = _resized_to_view(column_runs(strings, view.resized[0]), view)

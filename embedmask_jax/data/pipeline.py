@@ -22,6 +22,7 @@ from embedmask_jax.data.sampler import BatchPlan, TrainPlan
 from embedmask_jax.data.transforms import Arrays, empty_batch, fill_example, fill_image
 from embedmask_jax.data.worker_notes import WorkerNotes
 from embedmask_jax.errors import UserError
+from embedmask_jax.presets import PRESETS, Preset
 
 # More steps than any run has; Grain wants a length.
 _ENDLESS = 2**31 - 1
@@ -45,6 +46,7 @@ def train_batches(
   instance_ladder: Sequence[int],
   crop_size: Sequence[int] = (),
   canvases: Sequence[Canvas] = (),
+  preset: Preset = PRESETS['2021'],
   start_step: int = 0,
   workers: int = 0,
   prefetch: int = 2,
@@ -64,6 +66,7 @@ def train_batches(
     instance_ladder: ascending values that the instances of a batch are padded to.
     crop_size: (height, width) of a random cut of the resized image; () for none.
     canvases: (height, width), multiples of 32; () for derived ones.
+    preset: for sizes, and what boxes and masks mean.
     start_step: the first step to yield.
     workers: processes that make batches; 0 makes them in threads of this one.
     prefetch: batches made ahead; 0 makes each when it is asked for.
@@ -100,6 +103,7 @@ def train_batches(
     crop_size=crop_size,
     canvases=canvases,
     instance_ladder=instance_ladder,
+    preset=preset,
   )
   loader = _Loader(source, plan, process_index, process_count, with_instances=True)
   return _numbered(
@@ -116,6 +120,7 @@ def eval_batches(
   long_side: int,
   canvases: Sequence[Canvas] = (),
   output_ladder: Sequence[Canvas] = (),
+  preset: Preset = PRESETS['2021'],
   workers: int = 0,
   prefetch: int = 2,
   max_worker_deaths: int = 0,
@@ -132,6 +137,7 @@ def eval_batches(
     canvases: (height, width), multiples of 32; () for derived ones.
     output_ladder: output canvases; a batch holds images of one class of original
       size, see `EvalPlan`.
+    preset: for sizes, and what boxes and masks mean.
     workers: processes that make batches; 0 makes them in threads of this one.
     prefetch: batches made ahead; 0 makes each when it is asked for.
     max_worker_deaths: how many of the processes may die, say for lack of memory, and
@@ -155,6 +161,7 @@ def eval_batches(
     batch_size=batch_size,
     canvases=canvases,
     output_ladder=output_ladder,
+    preset=preset,
   )
   loader = _Loader(source, plan, process_index, process_count, with_instances=False)
   return _batches(loader, 0, len(plan), workers, prefetch, max_worker_deaths)

@@ -15,6 +15,7 @@ from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.masks import Segmentation
 from embedmask_jax.data.segmentations import parse_segmentation
 from embedmask_jax.errors import UserError
+from embedmask_jax.presets import PRESETS, Preset
 
 # Beside the records: everything about the data set but images and masks, so that
 # opening it reads no records.
@@ -31,6 +32,7 @@ class RecordSource(ImageSource):
     *,
     categories: Sequence[tuple[int, str]] | None = None,
     min_box_side: float = 1.0,
+    preset: Preset = PRESETS['2021'],
   ):
     """Reads the index; the records are opened when the first is asked for.
 
@@ -39,6 +41,7 @@ class RecordSource(ImageSource):
       categories: (id, name) of the classes to use, such as a checkpoint's; those of
         the data set by default.
       min_box_side: original pixels; smaller objects are left out of training.
+      preset: for the meaning of boxes.
 
     Raises:
       UserError: the folder holds no records of ours, or has a category that is not
@@ -46,7 +49,7 @@ class RecordSource(ImageSource):
     """
     self._folder = os.fspath(folder)
     table, self._split = _load_index(Path(self._folder))
-    super().__init__(table, self._folder, categories, min_box_side)
+    super().__init__(table, self._folder, categories, min_box_side, preset)
     self._records: Any = None
 
   def _record(self, index: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from embedmask_jax.data.canvases import (
 from embedmask_jax.data.draws import Stream, draw_bits, draw_uniform
 from embedmask_jax.data.transforms import show_boxes
 from embedmask_jax.data.views import View, resize_sizes, round_up
+from embedmask_jax.presets import PRESETS, Preset
 
 # A block of the stream is computed at once: as many epochs as make this many images.
 _BLOCK = 4096
@@ -101,6 +102,7 @@ class TrainPlan:
     crop_size: Sequence[int] = (),
     canvases: Sequence[Canvas] = (),
     instance_ladder: Sequence[int],
+    preset: Preset = PRESETS['2021'],
   ):
     """Decides everything that does not depend on the step.
 
@@ -119,7 +121,9 @@ class TrainPlan:
       canvases: (height, width), multiples of 32; () for derived ones. Images that fit
         none get another.
       instance_ladder: ascending values that the instances of a batch are padded to.
+      preset: for sizes, and what a view means.
     """
+    self._preset = preset
     self._image_ids = np.asarray(image_ids, np.int64)
     self._original_sizes = np.asarray(sizes)
     self._boxes = boxes
@@ -131,7 +135,12 @@ class TrainPlan:
     self._crop = tuple(crop_size)
     self._ladder = tuple(instance_ladder)
     # [short side, image, 2] and [short side, image].
-    self._resized = np.stack([resize_sizes(sizes, s, long_side) for s in short_sides])
+    self._resized = np.stack(
+      [
+        resize_sizes(sizes, side, long_side, rounds=preset.rounds_sizes)
+        for side in short_sides
+      ]
+    )
     if self._crop:
       shown = np.minimum(self._resized, self._crop)
       canvases = canvases or [(round_up(self._crop[0]), round_up(self._crop[1]))]
@@ -223,7 +232,9 @@ class TrainPlan:
     windows = np.stack([top.astype(np.int64), left.astype(np.int64), *shown.T], axis=1)
     rows = tuple(
       PlannedRow(
-        index, epoch, View(tuple(size), flip, tuple(window), canvas, bool(self._crop))
+        index,
+        epoch,
+        View(tuple(size), flip, tuple(window), canvas, bool(self._crop), self._preset),
       )
       for index, epoch, size, flip, window in zip(
         indices.tolist(),

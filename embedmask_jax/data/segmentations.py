@@ -43,7 +43,7 @@ def parse_segmentation(
     if isinstance(value, dict):
       return _parse_runs(value, size)
     if isinstance(value, list):
-      polygons = tuple(np.asarray(polygon, np.float32) for polygon in value)
+      polygons = tuple(np.asarray(polygon, np.float64) for polygon in value)
       if any(p.ndim != 1 or len(p) % 2 or not np.isfinite(p).all() for p in polygons):
         return nothing, MaskState.MALFORMED
       polygons = tuple(polygon for polygon in polygons if len(polygon) >= 6)
@@ -118,12 +118,12 @@ class SegmentationStore:
     return len(self._is_runs)
 
   def __getitem__(self, index: int) -> Segmentation:
-    """Returns polygons, float32 [2 * points] each, or compressed run lengths."""
+    """Returns polygons, float64 [2 * points] each, or compressed run lengths."""
     first, stop = self._first_part[index : index + 2]
     ends = self._part_ends[first : stop + 1].tolist()
     if self._is_runs[index]:
       return self._data[ends[0] : ends[1]]
     return tuple(
-      np.frombuffer(self._data, np.float32, (end - begin) // 4, begin)
+      np.frombuffer(self._data, np.float64, (end - begin) // 8, begin)
       for begin, end in pairwise(ends)
     )

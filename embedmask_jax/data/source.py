@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from embedmask_jax.data.coco_source import CocoSource
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.record_source import RecordSource
+from embedmask_jax.presets import PRESETS, Preset
 
 
 def open_source(
@@ -14,6 +15,7 @@ def open_source(
   categories: Sequence[tuple[int, str]] | None = None,
   *,
   min_box_side: float = 1.0,
+  preset: Preset = PRESETS['2021'],
 ) -> ImageSource:
   """Opens a COCO JSON with its image folder(s), or a folder of records.
 
@@ -23,12 +25,19 @@ def open_source(
     categories: (id, name) of the classes to use, such as a checkpoint's; those of the
       data set by default.
     min_box_side: original pixels; a box is used for training if wider and higher.
+    preset: for the meaning of boxes.
 
   Raises:
     UserError: the data set cannot be used; see `CocoSource` and `RecordSource`.
   """
   if os.path.isdir(annotations):
-    return RecordSource(annotations, categories=categories, min_box_side=min_box_side)
+    return RecordSource(
+      annotations, categories=categories, min_box_side=min_box_side, preset=preset
+    )
   return CocoSource(
-    annotations, images, categories=categories, min_box_side=min_box_side
+    annotations,
+    images,
+    categories=categories,
+    min_box_side=min_box_side,
+    preset=preset,
   )

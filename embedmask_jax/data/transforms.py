@@ -7,7 +7,7 @@ from PIL import Image
 
 from embedmask_jax.data.decode import open_rgb
 from embedmask_jax.data.image_source import ImageRecord
-from embedmask_jax.data.masks import CELL, pack_masks
+from embedmask_jax.data.masks import CELL, PackedMasks, pack_masks
 from embedmask_jax.data.views import View
 from embedmask_jax.ops.locations import level_shapes
 
@@ -39,6 +39,8 @@ def empty_batch(batch_size: int, canvas: tuple[int, int], num_instances: int) ->
     'instance_valid': np.zeros(lead, bool),
     'masks': np.zeros((*lead, height // CELL, width // CELL // 8), np.uint8),
     'location_masks': np.zeros((*lead, -(-num_locations // 8)), np.uint8),
+    'mask_area': np.zeros(lead, np.int32),
+    'mask_centroid': np.zeros((*lead, 2), np.float32),
   }
 
 
@@ -112,8 +114,8 @@ def show_boxes(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Moves boxes along with an image.
 
-  They are scaled by the sides' own ratios, mirrored (x -> width - 1 - x) and clipped
-  to the window, in float32 as the authors' code does.
+  They are scaled by the sides' own ratios, mirrored (x -> width - extent - x) and
+  clipped to the window, in float32 as the authors' code does.
 
   Args:
     boxes: float32 [n, 4], xyxy, original pixels.
@@ -122,20 +124,21 @@ def show_boxes(
 
   Returns:
     float32 [n, 4], xyxy, network pixels; and bool [n], False where a cut leaves
-    nothing of a box, or not more than one row or column of pixels.
+    nothing of a box, or not more than one row or column of inclusive pixels.
   """
   height, width = view.resized
+  extent = view.preset.box_extent
   scale = np.asarray([width / original_size[1], height / original_size[0]], np.float32)
   moved = np.asarray(boxes, np.float32).reshape(-1, 4) * np.tile(scale, 2)
   if view.is_flipped:
     # In this order of operations, which decides the last bit.
-    right, left = np.float32(width) - moved[:, [0, 2]].T - np.float32(1)
+    right, left = np.float32(width) - moved[:, [0, 2]].T - np.float32(extent)
     moved = np.stack([left, moved[:, 1], right, moved[:, 3]], axis=1)
   if not view.is_crop:
     return moved, np.ones(len(moved), bool)
   top, left, window_height, window_width = view.window
   moved -= np.asarray([left, top, left, top], np.float32)
-  corner = np.asarray([window_width - 1, window_height - 1] * 2, np.float32)
+  corner = np.asarray([window_width - extent, window_height - extent] * 2, np.float32)
   clipped = np.clip(moved, 0, corner)
   has_size = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
   return clipped, has_size | (clipped == moved).all(axis=1)
@@ -163,15 +166,16 @@ def fill_example(
   fill_image(batch, row, open_rgb(record.encoded, record.file_name, size), view, index)
   boxes, is_kept = show_boxes(record.boxes, size, view)
   candidates = np.flatnonzero(is_kept).tolist()
-  masks, location_masks, is_seen = pack_masks(
-    [record.segmentations[i] for i in candidates], size, view
-  )
+  masks = pack_masks([record.segmentations[i] for i in candidates], size, view)
   if view.is_crop:
+    is_seen = masks.area > 0
     is_kept[candidates] = is_seen
-    masks, location_masks = masks[is_seen], location_masks[is_seen]
+    masks = PackedMasks(*(part[is_seen] for part in masks))
   count = int(is_kept.sum())
   batch['boxes'][row, :count] = boxes[is_kept]
   batch['labels'][row, :count] = record.labels[is_kept]
   batch['instance_valid'][row, :count] = True
-  batch['masks'][row, :count] = masks
-  batch['location_masks'][row, :count] = location_masks
+  batch['masks'][row, :count] = masks.cells
+  batch['location_masks'][row, :count] = masks.at_locations
+  batch['mask_area'][row, :count] = masks.area
+  batch['mask_centroid'][row, :count] = masks.centroid

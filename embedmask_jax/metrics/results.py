@@ -41,11 +41,12 @@ def detections_to_results(
   original_size: Sequence[int],
   image_id: int,
   category_ids: Sequence[int],
+  extent: int = 1,
 ) -> list[dict]:
   """One image's rows of `Detections`, as NumPy arrays, to COCO results.
 
   Args:
-    boxes: float32 [K, 4], xyxy inclusive, original pixels.
+    boxes: float32 [K, 4], xyxy, original pixels.
     scores: float32 [K].
     labels: int32 [K], class index.
     masks: uint8 [K, Ho, Wo/8], packed.
@@ -53,20 +54,22 @@ def detections_to_results(
     original_size: (height, width) of the stored image.
     image_id: id of the image in the ground truth.
     category_ids: category id of every class index.
+    extent: what a side adds to the difference of its coordinates, see `ops.boxes`.
 
   Returns:
     A dict for every valid detection, in their order: image_id, category_id, bbox
-    [x, y, width, height] with width = x2 - x1 + 1, score, and segmentation as
+    [x, y, width, height] with width = x2 - x1 + extent, score, and segmentation as
     compressed RLE. A mask without a pixel is kept: its box still counts.
   """
   results = []
   for i in np.flatnonzero(valid):
     x1, y1, x2, y2 = (float(side) for side in boxes[i])
+    width, height = x2 - x1 + extent, y2 - y1 + extent
     results.append(
       {
         'image_id': int(image_id),
         'category_id': int(category_ids[labels[i]]),
-        'bbox': [round(side, 3) for side in (x1, y1, x2 - x1 + 1, y2 - y1 + 1)],
+        'bbox': [round(side, 3) for side in (x1, y1, width, height)],
         'score': float(scores[i]),
         'segmentation': encode_mask(unpack_masks(masks[i], original_size)),
       }

@@ -84,8 +84,9 @@ class EmbedMask(nn.Module):
       embedding_dim=self.embedding_dim,
       prior_probability=self.prior_probability,
       dtype=self.dtype,
+      axis_name=self.axis_name,
       name='head',
-    )(pyramid, sizes, canvas)
+    )(pyramid, sizes, canvas, train=train)
 
 
 def normalise_images(

@@ -14,8 +14,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from embedmask_jax.models.layers import Conv, norm
-from embedmask_jax.models.margins import BoxMargin, TowerMargin
+from embedmask_jax.models.layers import Conv, norm, small_normal
+from embedmask_jax.models.margins import BoxMargin, TowerMargin, stem
+from embedmask_jax.models.mask_branch import MaskBranch, SemanticHead
 from embedmask_jax.ops.locations import STRIDES, locations
 from embedmask_jax.ops.precision import at_least_float32
 from embedmask_jax.presets import Preset
@@ -23,8 +24,6 @@ from embedmask_jax.structures import Array, HeadOutputs
 
 # Coordinates enter the embeddings in units of this many network pixels.
 POSITION_UNIT = 100
-
-small_normal = nn.initializers.normal(0.01)
 
 
 class Tower(nn.Module):
@@ -52,12 +51,14 @@ class Embedding(nn.Module):
     of: `proposal` or `pixel`.
     dims: D.
     spatial_dims: leading ones, to which positions are added, 2 or 0.
+    stem_channels: of a 1x1 convolution before it; 0: there is none.
     dtype: of the convolutions, float32 at least.
   """
 
   of: str
   dims: int
   spatial_dims: int
+  stem_channels: int
   dtype: Any
 
   @nn.compact
@@ -65,17 +66,19 @@ class Embedding(nn.Module):
     """Returns [B, rows, columns, D].
 
     Args:
-      features: of a tower.
+      features: of a tower or branch.
       size: valid size of the level, int32 [B, 2].
       position: [rows, columns, 2].
     """
+    if self.stem_channels:
+      features = stem('embedding', self.stem_channels, self.dtype)(features, size)
     predict = partial(Conv, kernel=3, dtype=self.dtype, kernel_init=small_normal)
-    free_dims = self.dims - self.spatial_dims
-    free = predict(free_dims, name=f'{self.of}_free_embedding')(features, size)
-    if not self.spatial_dims:
-      return free
-    spatial = predict(self.spatial_dims, name=f'{self.of}_spatial_embedding')
-    return jnp.concatenate([spatial(features, size) + position, free], axis=-1)
+    parts = []
+    if self.spatial_dims:
+      spatial = predict(self.spatial_dims, name=f'{self.of}_spatial_embedding')
+      parts.append(spatial(features, size) + position)
+    free = predict(self.dims - self.spatial_dims, name=f'{self.of}_free_embedding')
+    return jnp.concatenate([*parts, free(features, size)], axis=-1)
 
 
 class Head(nn.Module):
@@ -84,12 +87,13 @@ class Head(nn.Module):
   Attributes:
     preset: how proposals and pixels are embedded.
     num_classes: C.
-    channels: width of the towers.
+    channels: width of the towers; half of it, that of stems and mask branch.
     depth: convolutions per tower.
     embedding_dim: D.
     prior_probability: initial class score of every location.
     dtype: compute dtype of towers, class logits, regression and centerness;
       embeddings and margins are float32.
+    axis_name: device axis over which batch norm shares its statistics.
   """
 
   preset: Preset
@@ -99,30 +103,40 @@ class Head(nn.Module):
   embedding_dim: int = 16
   prior_probability: float = 0.01
   dtype: Any = jnp.float32
+  axis_name: str | None = None
 
   def setup(self) -> None:
     tower = partial(Tower, self.channels, self.depth, self.dtype)
     self.class_tower = tower()
     self.box_tower = tower()
-    self.mask_tower = tower()
+    narrow = self.channels // 2
+    if self.preset.pixels == 'mask_tower':
+      self.mask_tower = tower()
+    else:
+      self.mask_branch = MaskBranch(narrow, self.depth, self.dtype, self.axis_name)
+      self.semantic_head = SemanticHead(
+        self.num_classes, narrow, self._prior_bias, self.dtype, self.axis_name
+      )
 
     predict = partial(self._prediction, dtype=self.dtype)
-    prior_bias = -math.log((1 - self.prior_probability) / self.prior_probability)
-    self.class_logits = predict(self.num_classes, 'class_logits', prior_bias)
+    self.class_logits = predict(self.num_classes, 'class_logits', self._prior_bias)
     self.box_regression = predict(4, 'box_regression')
     self.centerness = predict(1, 'centerness')
 
     # Embeddings are compared by their differences: bfloat16 would lose them.
     dtype = jnp.promote_types(self.dtype, jnp.float32)
     spatial_dims = self.preset.spatial_dims
+    stem_channels = narrow if self.preset.has_stems else 0
     embedding = partial(
       Embedding, dims=self.embedding_dim, spatial_dims=spatial_dims, dtype=dtype
     )
-    self.proposal_embedding = embedding('proposal')
-    self.pixel_embedding = embedding('pixel')
+    self.proposal_embedding = embedding('proposal', stem_channels=stem_channels)
+    self.pixel_embedding = embedding('pixel', stem_channels=0)
     margins: dict[str, Callable[..., nn.Module]] = {
-      'per_dimension': partial(TowerMargin, self.embedding_dim, spatial_dims),
-      'scalar': partial(TowerMargin, 1, 0),
+      'per_dimension': partial(
+        TowerMargin, self.embedding_dim, spatial_dims, stem_channels
+      ),
+      'scalar': partial(TowerMargin, 1, 0, stem_channels),
       'from_box': BoxMargin,
     }
     self.margin = margins[self.preset.margin](dtype=dtype)
@@ -135,6 +149,10 @@ class Head(nn.Module):
       self.param('position_scale', ones, ()) if self.preset.has_position_scale else 1.0
     )
 
+  @property
+  def _prior_bias(self) -> float:
+    return -math.log((1 - self.prior_probability) / self.prior_probability)
+
   def _prediction(self, channels: int, name: str, bias: float = 0.0, *, dtype: Any):
     return Conv(
       channels,
@@ -146,7 +164,12 @@ class Head(nn.Module):
     )
 
   def __call__(
-    self, pyramid: Sequence[Array], sizes: Sequence[Array], canvas: tuple[int, int]
+    self,
+    pyramid: Sequence[Array],
+    sizes: Sequence[Array],
+    canvas: tuple[int, int],
+    *,
+    train: bool,
   ) -> HeadOutputs:
     """Returns the outputs for all locations, see `HeadOutputs`.
 
@@ -154,6 +177,8 @@ class Head(nn.Module):
       pyramid: P3..P7, [B, rows, columns, channels].
       sizes: valid size of each level, int32 [B, 2].
       canvas: (H, W) of the network input.
+      train: whether batch norm uses the batch's own statistics, and semantic logits
+        are wanted.
     """
     counts = [f.shape[1] * f.shape[2] for f in pyramid]
     points = np.split(locations(canvas), np.cumsum(counts)[:-1])
@@ -165,12 +190,19 @@ class Head(nn.Module):
       name: jnp.concatenate([level[name] for level in levels], axis=1)
       for name in levels[0]
     }
-    pixels = self.pixel_embedding(
-      self.mask_tower(pyramid[0], sizes[0]),
-      sizes[0],
-      self._position(pyramid[0], points[0]),
+    semantic_logits = None
+    if self.preset.pixels == 'mask_tower':
+      features = self.mask_tower(pyramid[0], sizes[0])
+    else:
+      features = self.mask_branch(pyramid, sizes, train=train)
+      if train or self.is_initializing():
+        semantic_logits = self.semantic_head(pyramid[0], sizes[0], train=train)
+    position = self._position(pyramid[0], points[0])
+    return HeadOutputs(
+      pixel_embedding=self.pixel_embedding(features, sizes[0], position),
+      semantic_logits=semantic_logits,
+      **outputs,
     )
-    return HeadOutputs(pixel_embedding=pixels, **outputs)
 
   def _level(
     self, index: int, features: Array, size: Array, points: np.ndarray

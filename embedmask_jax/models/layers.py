@@ -17,6 +17,8 @@ from embedmask_jax.ops.precision import at_least_float32
 from embedmask_jax.ops.valid_area import area_mask, clear_outside
 from embedmask_jax.structures import Array
 
+small_normal = nn.initializers.normal(0.01)
+
 NormKind = Literal['frozen_bn', 'group', 'batch']
 
 

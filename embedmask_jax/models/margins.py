@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from embedmask_jax.models.layers import Conv
+from embedmask_jax.models.layers import Conv, small_normal
 from embedmask_jax.ops.locations import STRIDES
 from embedmask_jax.ops.precision import at_least_float32
 from embedmask_jax.structures import Array
@@ -29,15 +29,19 @@ class TowerMargin(nn.Module):
   Attributes:
     dims: M.
     scaled_dims: leading ones whose exponent has a learnt factor for each level.
+    stem_channels: of a 1x1 convolution before it; 0: there is none.
     dtype: of the convolution, float32 at least.
   """
 
   dims: int
   scaled_dims: int
+  stem_channels: int
   dtype: Any
 
   @nn.compact
-  def __call__(self, features: Array, regression: Array, size: Array, level: int):
+  def __call__(
+    self, features: Array, regression: Array, size: Array, level: int
+  ) -> Array:
     """Returns the margin [B, rows, columns, M].
 
     Args:
@@ -47,8 +51,10 @@ class TowerMargin(nn.Module):
       level: index 0..4.
     """
     del regression
-    layer = margin_conv(self.dims, 3, self.dtype)
-    exponent = layer(at_least_float32(features) / TOWER_DIVISOR, size)
+    features = at_least_float32(features) / TOWER_DIVISOR
+    if self.stem_channels:
+      features = stem('margin', self.stem_channels, self.dtype)(features, size)
+    exponent = margin_conv(self.dims, 3, self.dtype)(features, size)
     if self.scaled_dims:
       scale = self.param('margin_scale', nn.initializers.ones, (len(STRIDES),))
       factors = jnp.ones(self.dims).at[: self.scaled_dims]
@@ -65,7 +71,9 @@ class BoxMargin(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, features: Array, regression: Array, size: Array, level: int):
+  def __call__(
+    self, features: Array, regression: Array, size: Array, level: int
+  ) -> Array:
     """Returns the margin [B, rows, columns, 1].
 
     Args:
@@ -79,13 +87,20 @@ class BoxMargin(nn.Module):
     return jnp.exp(margin_conv(1, 1, self.dtype)(sides, size))
 
 
-def margin_conv(dims: int, kernel: int, dtype: Any) -> nn.Module:
+def margin_conv(dims: int, kernel: int, dtype: Any) -> Conv:
   """Returns the convolution that gives the exponent."""
   return Conv(
     dims,
     kernel,
     dtype=dtype,
-    kernel_init=nn.initializers.normal(0.01),
+    kernel_init=small_normal,
     bias_init=nn.initializers.constant(INITIAL_BIAS),
     name='proposal_margin',
+  )
+
+
+def stem(of: str, channels: int, dtype: Any) -> Conv:
+  """Returns the 1x1 convolution between the box tower and a part of the proposal."""
+  return Conv(
+    channels, 1, dtype=dtype, kernel_init=small_normal, name=f'proposal_{of}_stem'
   )

@@ -1,35 +1,40 @@
-"""Box arithmetic: xyxy boxes with inclusive pixels, and side distances."""
+"""Box arithmetic: xyxy boxes and side distances.
+
+`extent` is what a side adds to the difference of its coordinates: 1 where x2 is the
+last pixel of the box, 0 where it is its edge.
+"""
 
 import jax.numpy as jnp
 
 from embedmask_jax.structures import Array
 
 
-def box_area(boxes: Array) -> Array:
-  """Returns the area [...] of boxes [..., 4], (x2 - x1 + 1)(y2 - y1 + 1)."""
-  width = boxes[..., 2] - boxes[..., 0] + 1
-  height = boxes[..., 3] - boxes[..., 1] + 1
+def box_area(boxes: Array, *, extent: int = 1) -> Array:
+  """Returns the area [...] of boxes [..., 4]."""
+  width = boxes[..., 2] - boxes[..., 0] + extent
+  height = boxes[..., 3] - boxes[..., 1] + extent
   return width * height
 
 
-def box_iou(a: Array, b: Array) -> Array:
-  """Returns the inclusive-pixel IoU [...] of boxes that broadcast, [..., 4]."""
+def box_iou(a: Array, b: Array, *, extent: int = 1) -> Array:
+  """Returns the IoU [...] of boxes that broadcast, [..., 4]; two points give NaN."""
   top_left = jnp.maximum(a[..., :2], b[..., :2])
   bottom_right = jnp.minimum(a[..., 2:], b[..., 2:])
-  sides = jnp.maximum(bottom_right - top_left + 1, 0)
+  sides = jnp.maximum(bottom_right - top_left + extent, 0)
   intersection = sides[..., 0] * sides[..., 1]
-  return intersection / (box_area(a) + box_area(b) - intersection)
+  areas = box_area(a, extent=extent) + box_area(b, extent=extent)
+  return intersection / (areas - intersection)
 
 
-def clip_boxes(boxes: Array, size: Array) -> Array:
-  """Clips boxes [..., 4] to [0, width - 1] x [0, height - 1].
+def clip_boxes(boxes: Array, size: Array, *, extent: int = 1) -> Array:
+  """Clips boxes [..., 4] to [0, width - extent] x [0, height - extent].
 
   Args:
     boxes: float32 [..., 4].
     size: (height, width), [..., 2], broadcast against the boxes.
   """
   height, width = size[..., 0], size[..., 1]
-  limit = jnp.stack([width, height, width, height], axis=-1) - 1
+  limit = jnp.stack([width, height, width, height], axis=-1) - extent
   return jnp.clip(boxes, 0, limit.astype(boxes.dtype))
 
 

@@ -1,4 +1,4 @@
-"""Lovász hinge loss on log-probabilities.
+"""Lovász hinge loss on probabilities or their logarithms.
 
 Berman, Triki and Blaschko, "The Lovász-Softmax loss" (arXiv 1705.08790): hinge
 errors sorted in descending order, weighted by the increments of the Jaccard loss.
@@ -26,6 +26,22 @@ def logit_from_log_probability(
   """
   bounded = jnp.clip(log_probability, jnp.log(minimum), jnp.log(maximum))
   return bounded - jnp.log(-jnp.expm1(bounded))
+
+
+def logit_from_probability(
+  probability: Array, *, minimum: float, maximum: float
+) -> Array:
+  """Returns log p - log(1 - p) with p clamped to [minimum, maximum].
+
+  Clamped values have no gradient.
+
+  Args:
+    probability: float32.
+    minimum: above 0.
+    maximum: below 1, in float32.
+  """
+  bounded = jnp.clip(probability, minimum, maximum)
+  return jnp.log(bounded) - jnp.log1p(-bounded)
 
 
 def lovasz_hinge(logits: Array, targets: Array, valid: Array | bool = True) -> Array:

@@ -7,7 +7,9 @@ from embedmask_jax.ops.boxes import box_iou
 from embedmask_jax.structures import Array
 
 
-def greedy_nms(boxes: Array, labels: Array, valid: Array, *, threshold: float) -> Array:
+def greedy_nms(
+  boxes: Array, labels: Array, valid: Array, *, threshold: float, extent: int = 1
+) -> Array:
   """Returns bool [K], the boxes that greedy NMS keeps.
 
   The boxes must be sorted, best first. Going down the list, a box is kept unless
@@ -17,15 +19,16 @@ def greedy_nms(boxes: Array, labels: Array, valid: Array, *, threshold: float) -
   next undecided box, and in practice a few rounds settle all.
 
   Args:
-    boxes: float32 [K, 4], inclusive pixels.
+    boxes: float32 [K, 4].
     labels: int32 [K].
     valid: bool [K]; boxes that are not valid neither stay nor suppress.
     threshold: an IoU equal to it does not suppress.
+    extent: see `ops.boxes`.
   """
   count = boxes.shape[0]
   before = jnp.arange(count)[:, None] < jnp.arange(count)[None, :]
   same_class = labels[:, None] == labels[None, :]
-  overlap = box_iou(boxes[:, None], boxes[None, :]) > threshold
+  overlap = box_iou(boxes[:, None], boxes[None, :], extent=extent) > threshold
   suppresses = before & same_class & overlap & valid[:, None]
 
   def unsettled(state: tuple[Array, Array]) -> Array:

@@ -1,4 +1,4 @@
-"""Bilinear resizing with half-pixel centres inside a dynamic valid area."""
+"""Bilinear resizing inside a dynamic valid area."""
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,56 @@ def double_size(features: Array, size: Array) -> Array:
   Returns:
     [B, 2 rows, 2 columns, channels]; meaningful inside twice the valid area.
   """
-  features = _double_axis(features, size[:, 0], axis=1)
-  return _double_axis(features, size[:, 1], axis=2)
+  offsets = (-0.25, 0.25)
+  features = _upsample_axis(features, size[:, 0], offsets, axis=1)
+  return _upsample_axis(features, size[:, 1], offsets, axis=2)
 
 
-def _double_axis(features: Array, length: Array, axis: int) -> Array:
+def aligned_upsample(features: Array, size: Array, factor: int) -> Array:
+  """Upsamples features bilinearly so that output `factor // 2 + factor * i` is input i.
+
+  Edges are clamped at each image's own area (AdelaiDet's `aligned_bilinear`).
+
+  Args:
+    features: [B, rows, columns, channels].
+    size: int32 [B, 2], valid rows and columns.
+    factor: 1 or more.
+
+  Returns:
+    [B, factor * rows, factor * columns, channels].
+  """
+  offsets = _aligned_offsets(factor)
+  features = _upsample_axis(features, size[:, 0], offsets, axis=1)
+  return _upsample_axis(features, size[:, 1], offsets, axis=2)
+
+
+def aligned_weights(count: int, size: Array, factor: int) -> Array:
+  """Returns the matrix [factor * count, count] of `aligned_upsample` along one axis.
+
+  Args:
+    count: static length of the axis.
+    size: integer scalar, samples in use.
+    factor: 1 or more.
+  """
+  identity = jnp.eye(count)[None]
+  return _upsample_axis(identity, size[None], _aligned_offsets(factor), axis=1)[0]
+
+
+def _aligned_offsets(factor: int) -> tuple[float, ...]:
+  return tuple((i - factor // 2) / factor for i in range(factor))
+
+
+def _upsample_axis(
+  features: Array, length: Array, offsets: tuple[float, ...], axis: int
+) -> Array:
+  """Puts in place of input i the values at the positions i + offset, in (-1, 1).
+
+  Args:
+    features: [B, ...].
+    length: int32 [B], valid samples of the axis.
+    offsets: of the outputs that come from one input, ascending.
+    axis: which.
+  """
   count = features.shape[axis]
   first = jax.lax.slice_in_dim(features, 0, 1, axis=axis)
   last = jax.lax.slice_in_dim(features, count - 1, count, axis=axis)
@@ -38,12 +83,15 @@ def _double_axis(features: Array, length: Array, axis: int) -> Array:
   position = jnp.arange(count).reshape(shape)
   length = length.reshape([-1] + [1] * (features.ndim - 1))
   after = jnp.where(position == length - 1, features, after)
-  even = 0.25 * before + 0.75 * features
-  odd = 0.75 * features + 0.25 * after
-  doubled = jnp.stack([even, odd], axis=axis + 1)
+  parts = [
+    -offset * before + (1 + offset) * features
+    if offset < 0
+    else (1 - offset) * features + offset * after
+    for offset in offsets
+  ]
   new_shape = list(features.shape)
-  new_shape[axis] = 2 * count
-  return doubled.reshape(new_shape)
+  new_shape[axis] = len(offsets) * count
+  return jnp.stack(parts, axis=axis + 1).reshape(new_shape)
 
 
 def bilinear_weights(

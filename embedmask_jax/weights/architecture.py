@@ -19,8 +19,15 @@ MSRA_SETTINGS: dict[str, Any] = {
   'pixel_std': (1.0, 1.0, 1.0),
 }
 
+_PIXEL_MEANS = {'adelaidet': (103.53, 116.28, 123.675)}
 _STAGES = 4
 _OUR_BLOCK = r'stage(\d)_block(\d+)'
+
+
+def msra_settings(preset: str) -> dict[str, Any]:
+  """`MSRA_SETTINGS` with the mean that the authors' code of a preset takes off."""
+  mean = _PIXEL_MEANS.get(preset, MSRA_SETTINGS['pixel_mean'])
+  return {**MSRA_SETTINGS, 'pixel_mean': mean}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """The layout of the authors' checkpoints, to and from our parameter tree.
 
 Their code of 2019, 2020 and 2021 differs in the heads alone, which tell a file's
-preset. Their state dict (PyTorch) and our variables hold the same numbers. Convolutions
-are OIHW there and HWIO here; the buffers of their frozen batch norms are our
-`batch_stats`; their one-element tensors per level are one vector per kind here.
+preset. Their state dict (PyTorch) and our variables hold the same numbers.
 """
 
 import dataclasses
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.ops.locations import STRIDES
 from embedmask_jax.presets import PRESETS
 from embedmask_jax.weights.architecture import (
   MSRA_SETTINGS,
@@ -22,10 +21,18 @@ from embedmask_jax.weights.architecture import (
   count_blocks,
   name_of,
 )
+from embedmask_jax.weights.places import (
+  Place,
+  conv_places,
+  frozen_norm_places,
+  norm_places,
+  read_places,
+  scalar_places,
+  strip_module,
+  write_places,
+)
 from embedmask_jax.weights.report import Ledger, WeightReport
-from embedmask_jax.weights.tree import get_leaf, has_leaf, leaf_paths, set_leaf
 
-_LEVELS = 5
 _TOWERS = {'class_tower': 'cls', 'box_tower': 'bbox', 'mask_tower': 'mask'}
 _SCALES = {'box_scale': 'scales', 'margin_scale': 'margin_scales'}
 _PROBE = 'backbone.body.layer1.0.conv1.weight'
@@ -56,29 +63,6 @@ class Sizes:
   preset: str = '2021'
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-  """Where one of their tensors lives in our variables.
-
-  Attributes:
-    key: name in their state dict.
-    shape: shape there.
-    path: of our leaf, collection first.
-    level: element of our leaf, where theirs is one of several scalars.
-  """
-
-  key: str
-  shape: tuple[int, ...]
-  path: tuple[str, ...]
-  level: int | None = None
-
-  @property
-  def target(self) -> str:
-    """Our name, for reports."""
-    suffix = '' if self.level is None else f'[{self.level}]'
-    return '/'.join(self.path[1:]) + suffix
-
-
 def places(sizes: Sizes) -> tuple[Place, ...]:
   """Returns the place of every tensor of a model with a frozen batch norm."""
   return (
@@ -101,36 +85,23 @@ def _backbone_places(backbone: Backbone) -> Iterator[Place]:
       tensor.shape,
       ('params', *tensor.path, tensor.conv, 'kernel'),
     )
-    for theirs, ours in (
-      ('weight', 'scale'),
-      ('bias', 'bias'),
-      ('running_mean', 'mean'),
-      ('running_var', 'var'),
-    ):
-      yield Place(
-        f'{prefix}.{norm}.{theirs}',
-        tensor.shape[:1],
-        ('batch_stats', *tensor.path, tensor.norm, ours),
-      )
-
-
-def _conv(key: str, shape: tuple[int, ...], *path: str) -> Iterator[Place]:
-  yield Place(f'{key}.weight', shape, ('params', *path, 'kernel'))
-  yield Place(f'{key}.bias', shape[:1], ('params', *path, 'bias'))
+    yield from frozen_norm_places(
+      f'{prefix}.{norm}', tensor.shape[0], *tensor.path, tensor.norm
+    )
 
 
 def _fpn_places(sizes: Sizes) -> Iterator[Place]:
   width = sizes.channels
   for level, channels in enumerate(sizes.backbone.out_channels, start=3):
     prefix = 'backbone.fpn.fpn_'
-    yield from _conv(
+    yield from conv_places(
       f'{prefix}inner{level - 1}', (width, channels, 1, 1), 'fpn', f'lateral{level}'
     )
-    yield from _conv(
+    yield from conv_places(
       f'{prefix}layer{level - 1}', (width, width, 3, 3), 'fpn', f'output{level}'
     )
   for name in ('p6', 'p7'):
-    yield from _conv(
+    yield from conv_places(
       f'backbone.fpn.top_blocks.{name}', (width, width, 3, 3), 'fpn', name
     )
 
@@ -140,12 +111,11 @@ def _head_places(sizes: Sizes) -> Iterator[Place]:
   for ours, theirs in _TOWERS.items():
     for i in range(sizes.depth):
       tower = f'{head}.{theirs}_tower'
-      yield from _conv(
+      yield from conv_places(
         f'{tower}.{3 * i}', (width, width, 3, 3), 'head', ours, f'conv{i}'
       )
-      for name, leaf in (('weight', 'scale'), ('bias', 'bias')):
-        norm = ('params', 'head', ours, f'norm{i}', leaf)
-        yield Place(f'{tower}.{3 * i + 1}.{name}', (width,), norm)
+      norm = f'{tower}.{3 * i + 1}'
+      yield from norm_places(norm, width, 'head', ours, f'norm{i}')
   preset = PRESETS[sizes.preset]
   spatial, free = preset.spatial_dims, sizes.embedding_dim - preset.spatial_dims
   kernel = (width, 3, 3)
@@ -169,12 +139,10 @@ def _head_places(sizes: Sizes) -> Iterator[Place]:
   }[preset.margin]
   layers.append(('proposal_margin_pred', margin, 'proposal_margin'))
   for theirs, shape, ours in layers:
-    yield from _conv(f'{head}.{theirs}', shape, 'head', ours)
+    yield from conv_places(f'{head}.{theirs}', shape, 'head', ours)
   for ours, theirs in _SCALES.items():
     if ours == 'box_scale' or preset.margin == 'per_dimension':
-      for level in range(_LEVELS):
-        path = ('params', 'head', ours)
-        yield Place(f'{head}.{theirs}.{level}.scale', (1,), path, level)
+      yield from scalar_places(f'{head}.{theirs}', len(STRIDES), 'head', ours)
   if preset.has_position_scale:
     path = ('params', 'head', 'position_scale')
     yield Place(f'{head}.position_scale.scale', (1,), path)
@@ -203,18 +171,7 @@ def import_authors(
     )
   ledger = Ledger(tensors, what="a whole checkpoint in the authors' layout")
   sizes = _sizes_of_state_dict(tensors)
-  variables: dict[str, Any] = {}
-  vectors: dict[tuple[str, ...], list[np.ndarray]] = {}
-  for place in places(sizes):
-    array = ledger.take(place.key, place.shape, place.target)
-    if place.level is not None:
-      vectors.setdefault(place.path, []).append(array)
-    elif place.path[-1] == 'position_scale':
-      set_leaf(variables, place.path, array.reshape(()))
-    else:
-      set_leaf(variables, place.path, to_ours(array))
-  for path, parts in vectors.items():
-    set_leaf(variables, path, np.concatenate(parts))
+  variables = read_places(ledger, places(sizes))
   report = ledger.close(
     reasons=_NO_WEIGHT,
     otherwise=f"no such tensor in the authors' {sizes.preset} network",
@@ -241,44 +198,7 @@ def export_authors(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   Raises:
     UserError: the model has other leaves than theirs, or lacks some.
   """
-  result = {}
-  used = set()
-  for place in places(_sizes_of_variables(variables)):
-    used.add(place.path)
-    if not has_leaf(variables, place.path):
-      raise UserError(
-        f"{'/'.join(place.path)} is missing: only models with norm='frozen_bn' can be "
-        f"written in the authors' layout"
-      )
-    leaf = np.asarray(get_leaf(variables, place.path), np.float32)
-    if place.level is not None:
-      leaf = leaf[place.level]
-    array = to_theirs(leaf).reshape(place.shape)
-    result[place.key] = np.ascontiguousarray(array)
-  extra = [path for path in leaf_paths(variables) if path not in used]
-  if extra:
-    raise UserError(
-      f'{len(extra)} parameters, the first of them {"/".join(extra[0])}, have no '
-      f"place in the authors' layout"
-    )
-  return result
-
-
-def strip_module(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-  """Drops the `module.` of distributed training, if all the names have it."""
-  if state_dict and all(name.startswith('module.') for name in state_dict):
-    return {name.removeprefix('module.'): v for name, v in state_dict.items()}
-  return dict(state_dict)
-
-
-def to_ours(array: np.ndarray) -> np.ndarray:
-  """Returns a kernel [O, I, H, W] as [H, W, I, O]; other arrays as they are."""
-  return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-
-
-def to_theirs(array: np.ndarray) -> np.ndarray:
-  """Returns a kernel [H, W, I, O] as [O, I, H, W]; other arrays as they are."""
-  return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+  return write_places(variables, places(_sizes_of_variables(variables)))
 
 
 def _in_tower(name: str) -> re.Match[str] | None:
@@ -318,7 +238,7 @@ def _sizes_of_variables(variables: Mapping[str, Any]) -> Sizes:
     backbone=backbone_of(params['backbone']),
     num_classes=np.shape(head['class_logits']['kernel'])[-1],
     channels=np.shape(params['fpn']['output3']['kernel'])[-1],
-    depth=sum(name.startswith('conv') for name in head['class_tower']),
+    depth=tower_depth(head),
     embedding_dim=sum(
       np.shape(head[name]['bias'])[0]
       for name in ('pixel_spatial_embedding', 'pixel_free_embedding')
@@ -329,6 +249,11 @@ def _sizes_of_variables(variables: Mapping[str, Any]) -> Sizes:
       has_margin_scales='margin_scale' in head,
     ),
   )
+
+
+def tower_depth(head: Mapping[str, Any]) -> int:
+  """Returns the number of convolutions in each tower of the head's parameters."""
+  return sum(name.startswith('conv') for name in head['class_tower'])
 
 
 def _preset_of(*, has_coordinates: bool, has_margin_scales: bool) -> str:

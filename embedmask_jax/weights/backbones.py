@@ -4,8 +4,9 @@ Both were trained with batch norm, and both know R-50 as (3, 4, 6, 3) blocks; th
 differ in everything around:
 
 * MSRA `R-50.pkl`, `R-101.pkl`: BGR input 0..255 minus the mean (102.9801, 115.9465,
-  122.7717), stride on the 1x1 convolution. Batch norms are reduced to a scale and a
-  bias, which we store with mean 0 and variance 1.
+  122.7717), for which AdelaiDet takes (103.53, 116.28, 123.675); stride on the 1x1
+  convolution. Batch norms are reduced to a scale and a bias, which we store with mean
+  0 and variance 1.
 * torchvision `resnet18/34/50/101`: RGB input 0..1, minus a mean, divided by a
   standard deviation per channel; stride on the 3x3 convolution; batch norms with
   epsilon 1e-5. Ours reads BGR 0..255 minus `pixel_mean`, and its frozen batch norm
@@ -24,14 +25,14 @@ import numpy as np
 
 from embedmask_jax.errors import UserError
 from embedmask_jax.weights.architecture import (
-  MSRA_SETTINGS,
   Backbone,
   BlockTensor,
   backbone_of,
   count_blocks,
+  msra_settings,
   name_of,
 )
-from embedmask_jax.weights.authors import strip_module, to_ours
+from embedmask_jax.weights.places import strip_module, to_ours
 from embedmask_jax.weights.report import Ledger, WeightReport
 from embedmask_jax.weights.tree import copy_tree, has_leaf, leaf_paths, set_leaf
 
@@ -64,13 +65,17 @@ _UNUSED = {
 
 
 def import_backbone(
-  state_dict: Mapping[str, np.ndarray], variables: Mapping[str, Any]
+  state_dict: Mapping[str, np.ndarray],
+  variables: Mapping[str, Any],
+  *,
+  preset: str = '2021',
 ) -> tuple[dict[str, Any], WeightReport]:
   """Puts ImageNet weights into the backbone of a model.
 
   Args:
     state_dict: tensors of an MSRA or torchvision file by name, OIHW.
     variables: {'params', 'batch_stats'} of the model, which is left as it is.
+    preset: of the model, which decides the mean that goes with MSRA's weights.
 
   Returns:
     New variables, the rest of the network as it was, and the account, whose
@@ -84,7 +89,7 @@ def import_backbone(
   backbone = backbone_of(variables['params']['backbone'])
   if 'conv1_w' in tensors:
     _check_blocks(_msra_blocks(tensors), backbone)
-    return _import(tensors, variables, backbone, _Msra())
+    return _import(tensors, variables, backbone, _Msra(preset))
   if 'conv1.weight' in tensors and 'layer1.0.conv1.weight' in tensors:
     _check_blocks(count_blocks(tensors, _TORCHVISION_BLOCK), backbone)
     return _import(tensors, variables, backbone, _Torchvision())
@@ -99,8 +104,10 @@ class _Msra:
   """Names and meaning of a caffe2 file's tensors."""
 
   what = 'an MSRA backbone like the one of the config'
-  settings = MSRA_SETTINGS
   epsilon = 0.0
+
+  def __init__(self, preset: str):
+    self.settings = msra_settings(preset)
 
   def conv(self, tensor: BlockTensor) -> str:
     return f'{self._prefix(tensor)}_w'.replace('res_conv1', 'conv1')

@@ -47,7 +47,7 @@ def main() -> None:
   @jax.jit
   @jax.grad
   def losses(outputs: HeadOutputs, batch: Batch) -> jax.Array:
-    targets = assign_targets(batch)
+    targets = assign_targets(batch, model.preset)
     total = normalisers(batch, targets)
     values = compute_losses(outputs, targets, batch, total, preset=model.preset)
     return sum(values.values())

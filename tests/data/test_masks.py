@@ -50,12 +50,12 @@ def expected(segmentation, original_size, view):
   return (
     np.packbits(cells, axis=1),
     np.packbits(padded[points[:, 1], points[:, 0]]),
-    mask.any(),
+    mask,
   )
 
 
 def check(segmentations, original_size, view):
-  cells, at_locations, is_seen = pack_masks(segmentations, original_size, view)
+  cells, at_locations, area, centroid = pack_masks(segmentations, original_size, view)
   assert cells.shape == (
     len(segmentations),
     view.canvas[0] // 4,
@@ -65,7 +65,10 @@ def check(segmentations, original_size, view):
     want = expected(segmentation, original_size, view)
     np.testing.assert_array_equal(cells[i], want[0])
     np.testing.assert_array_equal(at_locations[i], want[1])
-    assert is_seen[i] == want[2]
+    assert area[i] == want[2].sum()
+    rows, columns = np.nonzero(want[2])
+    middle = (columns.mean(), rows.mean()) if area[i] else (0, 0)
+    np.testing.assert_allclose(centroid[i], middle, rtol=1e-6)
 
 
 def random_polygon(rng, size):
@@ -129,12 +132,11 @@ def test_masks_match_the_long_way(seed):
 
 
 def test_no_instances():
-  cells, at_locations, is_seen = pack_masks(
-    [], (40, 50), whole_view((40, 50), (64, 64))
-  )
-  assert cells.shape == (0, 16, 2)
-  assert at_locations.shape == (0, -(-len(locations((64, 64))) // 8))
-  assert is_seen.shape == (0,)
+  packed = pack_masks([], (40, 50), whole_view((40, 50), (64, 64)))
+  assert packed.cells.shape == (0, 16, 2)
+  assert packed.at_locations.shape == (0, -(-len(locations((64, 64))) // 8))
+  assert packed.area.shape == (0,)
+  assert packed.centroid.shape == (0, 2)
 
 
 def test_mirrored_polygon_is_rasterised_after_mirroring():
@@ -186,7 +188,7 @@ def test_golden_stride_4():
   unit = np.load(GOLDEN / 'unit.npz')
   size, canvas, reduced = (tuple(row.tolist()) for row in unit['maskdown_shapes'])
   masks = unpacked(unit['maskdown_in'], size)
-  cells, _, _ = pack_masks([encode(m) for m in masks], size, whole_view(size, canvas))
+  cells, *_ = pack_masks([encode(m) for m in masks], size, whole_view(size, canvas))
   got = np.unpackbits(cells, axis=2).astype(bool)
   np.testing.assert_array_equal(got, unpacked(unit['maskdown_out'], reduced))
 

@@ -36,6 +36,18 @@ def test_many_sizes_at_once():
     assert resized.min() >= 1
 
 
+def test_sizes_rounded_as_detectron2_does():
+  for height, width, short, long, want in [
+    (480, 640, 800, 1333, [800, 1067]),  # 1066.67, which the other rule truncates
+    (640, 480, 800, 1333, [1067, 800]),
+    (427, 640, 800, 1333, [800, 1199]),  # 1199.06
+    (300, 1000, 800, 1333, [400, 1333]),  # 399.9 by the long side
+    (500, 500, 640, 1333, [640, 640]),
+  ]:
+    size = resize_sizes(np.asarray([[height, width]]), short, long, rounds=True)
+    assert size.tolist() == [want]
+
+
 def test_sizes_of_extreme_shape_stay_positive():
   assert resize_sizes(np.asarray([[1, 100000], [90000, 3]]), 64, 128).min() == 1
 
