@@ -107,6 +107,7 @@ def test_a_host_that_vanishes_makes_the_others_exit(tmp_path, vanished):
   processes = start_hosts(tmp_path, count=2, devices=1, **environment)
   wait_for_batch(processes, tmp_path)
   processes[vanished].kill()
+  processes[vanished].wait()
   assert processes[1 - vanished].wait(timeout=60) not in (0, RETRY)
 
 

@@ -197,9 +197,14 @@ def start_hosts(workdir, *flags, count, devices, **environment):
   ]
 
 
-def finish(processes, workdir, *, status=0, timeout=300):
+def finish(processes, workdir, *, status=0, timeout=900):
   """Waits for processes and their exit status; shows their output otherwise."""
-  found = [process.wait(timeout) for process in processes]
+  try:
+    found = [process.wait(timeout) for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+      process.wait()
   output = [path.read_text()[-3000:] for path in sorted(workdir.glob('output.*'))]
   assert found == [status] * len(processes), '\n'.join([str(found), *output])
 
