@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.models.factory import init_variables
@@ -13,6 +14,16 @@ from embedmask_jax.presets import PRESETS
 from embedmask_jax.structures import Batch
 
 COLOURS = np.asarray([[200, 30, 30], [30, 200, 30], [30, 30, 200]], np.uint8)
+
+
+def network_cases(*norms: str) -> list:
+  """Cases (norm, preset) of tests that compile a network: 2021 with every norm.
+
+  The other presets come with group norm; they are slow.
+  """
+  others = [name for name in PRESETS if name != '2021']
+  slow = [pytest.param('group', name, marks=pytest.mark.slow) for name in others]
+  return [*((norm, '2021') for norm in norms), *slow]
 
 
 def tiny_model(**fields) -> EmbedMask:

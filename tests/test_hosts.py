@@ -3,7 +3,10 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from embedmask_jax.checkpoint import list_steps, open_checkpoint
 from embedmask_jax.errors import UserError
 from embedmask_jax.main import RETRY
 
+ROOT = Path(__file__).resolve().parents[1]
 HALF = ('--config.train.steps=12',)
 SLOW_STEPS = {'TOY_STEP_SECONDS': '0.3'}
 
@@ -137,7 +141,12 @@ def test_half_an_environment_is_refused(environment):
 
 
 def test_without_a_cluster_a_host_is_alone():
-  hosts.join({})
-  assert hosts.is_first()
-  assert not hosts.has_others()
-  assert hosts.from_first({'a': [1.5, None]}) == {'a': [1.5, None]}
+  """In a process of its own: JAX must not have been used before."""
+  code = """
+from embedmask_jax import hosts
+hosts.join({})
+assert hosts.is_first()
+assert not hosts.has_others()
+assert hosts.from_first({'a': [1.5, None]}) == {'a': [1.5, None]}
+"""
+  subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)

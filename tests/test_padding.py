@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from synthetic import make_batch, rectangles, tiny_model, tiny_variables
+from synthetic import make_batch, network_cases, rectangles, tiny_model, tiny_variables
 
 from embedmask_jax.losses import compute_losses, loss_names, normalisers
 from embedmask_jax.ops.valid_area import location_mask
@@ -35,10 +35,7 @@ def with_confident_classes(variables):
   return {**variables, 'params': params}
 
 
-@pytest.mark.parametrize(
-  ('norm', 'preset'),
-  [('frozen_bn', '2021'), *(('group', preset) for preset in PRESETS)],
-)
+@pytest.mark.parametrize(('norm', 'preset'), network_cases('frozen_bn', 'group'))
 def test_losses_and_gradients_do_not_depend_on_the_canvas(norm, preset):
   model = tiny_model(norm=norm, preset=PRESETS[preset], axis_name=None)
   variables = tiny_variables(norm, preset)
@@ -78,8 +75,7 @@ def test_losses_and_gradients_do_not_depend_on_the_canvas(norm, preset):
 
 
 @pytest.mark.parametrize(
-  ('norm', 'preset'),
-  [('frozen_bn', '2021'), ('batch', '2021'), *(('group', p) for p in PRESETS)],
+  ('norm', 'preset'), network_cases('frozen_bn', 'batch', 'group')
 )
 def test_detections_do_not_depend_on_the_canvas_or_on_company(norm, preset):
   model = tiny_model(norm=norm, preset=PRESETS[preset])
