@@ -121,11 +121,12 @@ def _jaccard(unit: Arrays, report: Report) -> None:
 
 
 def _focal(unit: Arrays, report: Report) -> None:
-  logits, targets = jnp.asarray(unit['focal_x']), unit['focal_t']
-  labels = jnp.asarray(np.where(targets.any(axis=1), targets.argmax(axis=1), -1))
+  """A row may have several classes here: each logit is a problem of its own."""
+  logits = jnp.asarray(unit['focal_x'])[..., None]
+  labels = jnp.asarray(np.where(unit['focal_t'] > 0, 0, -1))
   total = lambda x: focal_loss(x, labels).sum()  # noqa: E731
   report.compare('unit: focal sum', 'focal', total(logits), unit['focal_loss'])
-  gradient = jax.grad(total)(logits)
+  gradient = jax.grad(total)(logits)[..., 0]
   report.compare('unit: focal gradient', 'focal', gradient, unit['focal_gx'])
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import coco_2021_r101_ms_3x
+from configs import base
 from embedmask_jax import import_weights
 from embedmask_jax.errors import UserError
 from embedmask_jax.models.embedmask import EmbedMask, normalise_images
@@ -234,10 +234,8 @@ def msra_names(state_dict):
 
 
 def test_msra_key_table():
-  config = coco_2021_r101_ms_3x.get_config().model
-  drawn = golden_rule.draw_state_dict(
-    3, {p.key: p.shape for p in golden_rule.tensor_places('R101', config)}
-  )
+  tensors = golden_rule.tensor_places('R101', base.get_config().model)
+  drawn = golden_rule.draw_state_dict(3, {p.key: p.shape for p in tensors})
   whole, _ = import_weights.import_authors(drawn)
   start = jax.tree.map(np.zeros_like, whole)
   result, report = import_weights.import_backbone(msra_names(drawn), start)
