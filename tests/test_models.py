@@ -34,8 +34,8 @@ def test_bfloat16_keeps_outputs_and_parameters_in_float32():
   variables = tiny_variables()
   exact = outputs_of(tiny_model(), variables)
   rounded = outputs_of(tiny_model(dtype=jnp.bfloat16), variables)
-  for name, value in vars(rounded).items():
-    assert value.dtype == jnp.float32, name
+  for path, value in jax.tree.leaves_with_path(rounded):
+    assert value.dtype == jnp.float32, path
     assert np.isfinite(value).all()
   error = np.abs(rounded.pixel_embedding - exact.pixel_embedding).max()
   assert 0 < error < 0.02

@@ -67,9 +67,9 @@ def toy_variables(model, seed):
   }
 
 
-def make_toy_step(model, optimizer, mesh, *, accumulation_steps, ema_decay):
+def make_toy_step(model, optimizer, mesh, *, accumulation_steps, ema_decay, seed):
   """A step whose result depends on every pixel, mapped over the devices."""
-  del model, accumulation_steps, ema_decay
+  del model, accumulation_steps, ema_decay, seed
   seconds = float(os.environ.get('TOY_STEP_SECONDS', '0'))
 
   def replica_step(state, batch):
