@@ -161,7 +161,7 @@ def place(
 def compute(variables: dict, batch: Batch, total: Normalisers, dtype) -> Result:
   """Everything at once; `train` makes no difference to any layer of this network."""
   model = model_of(GOLDEN, 'R50').clone(dtype=dtype)
-  targets = assign_targets(batch)
+  targets = assign_targets(batch, GOLDEN.preset)
 
   def losses_of(params: dict):
     outputs = model.apply(
@@ -307,7 +307,7 @@ def test_canvas_and_company_change_nothing(source, dtype, monkeypatch):
     variables = variables_of(GOLDEN, 'R50', SEED)
     variables = jax.tree.map(lambda x: x.astype(dtype), variables)
     company = place(data, places, RESIZED, BUCKET, dtype)
-    total = normalisers(company, assign_targets(company))
+    total = normalisers(company, assign_targets(company, GOLDEN.preset))
 
     def run(batch: Batch) -> Result:
       return jax.tree.map(np.asarray, compute(variables, batch, total, dtype))

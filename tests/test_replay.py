@@ -1,5 +1,6 @@
-"""The look at a step that was not finite, with a small real network."""
+"""The look at a step that was not finite."""
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -7,6 +8,7 @@ from synthetic import random_batch
 from test_main import run
 
 from configs import base
+from embedmask_jax import replay as replay_module
 from embedmask_jax.checkpoint import Metadata
 from embedmask_jax.devices import data_mesh, replicate
 from embedmask_jax.errors import UserError
@@ -27,8 +29,14 @@ def small_config():
   return config
 
 
-@pytest.mark.slow
-def test_the_image_at_fault_stands_out(tmp_path):
+def make_fragile_step(model, optimizer, mesh, *, seed):
+  """A step that a box that is not a number spoils."""
+  del model, optimizer, mesh, seed
+  return lambda state, batch: (state, {'loss': jnp.sum(batch.boxes)})
+
+
+def test_the_image_at_fault_stands_out(tmp_path, monkeypatch):
+  monkeypatch.setattr(replay_module, 'make_train_step', make_fragile_step)
   metadata = Metadata(small_config(), (1, 2, 3), ('a', 'b', 'c'))
   model = build_model(metadata.config.model, 3)
   state = create_train_state(init_variables(model, 0), optax.sgd(0.1))
@@ -40,13 +48,10 @@ def test_the_image_at_fault_stands_out(tmp_path):
   )
   step, whole, first, second = replay(tmp_path).splitlines()
   assert step == 'step 7'
-  for line, name, is_finite in (
-    (whole, 'whole batch', False),
-    (first, 'image 31', True),
-    (second, 'image 32', False),
-  ):
-    assert line.startswith(f'{name}: box ')
-    assert ('nan' not in line) == is_finite, line
+  assert whole == 'whole batch: loss nan'
+  assert first.startswith('image 31: loss ')
+  assert 'nan' not in first
+  assert second == 'image 32: loss nan'
 
 
 def test_a_share_that_is_missing_is_told(tmp_path, capsys):

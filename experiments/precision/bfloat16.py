@@ -120,7 +120,7 @@ def run(batch: Batch, dtype: Any) -> Result:
 
 @jax.jit
 def losses_of(outputs: HeadOutputs, batch: Batch) -> dict[str, jax.Array]:
-  targets = assign_targets(batch)
+  targets = assign_targets(batch, GOLDEN.preset)
   total = normalisers(batch, targets)
   return compute_losses(outputs, targets, batch, total, preset=GOLDEN.preset)
 
