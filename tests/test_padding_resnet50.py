@@ -205,8 +205,8 @@ def convolve_as_product(x, kernel, window_strides, padding, **_):
 def see(result: Result, row: int, canvas: Canvas, size: np.ndarray) -> Seen:
   own_levels = level_shapes(tight_canvas(size))
   outputs = {}
-  for name, field in FIELDS.items():
-    array = getattr(result.outputs, field)[row : row + 1]
+  for name in OUTPUTS:
+    array = getattr(result.outputs, FIELDS[name])[row : row + 1]
     if name == 'pixel_embed':
       levels = [array.transpose(0, 3, 1, 2)]
     else:
@@ -261,8 +261,8 @@ def check(quantity: str, found: np.ndarray, expected: np.ndarray, dtype) -> None
 
 def check_image(found: Seen, expected: Seen, doubts: int, dtype) -> None:
   """The same outputs and detections, but for two for every decision in doubt."""
-  for name in FIELDS:
-    check(name, found.outputs[name], expected.outputs[name], dtype)
+  for name, output in expected.outputs.items():
+    check(name, found.outputs[name], output, dtype)
   rows, expected_rows = (
     {tuple(key): i for i, key in enumerate(seen.keys.tolist())}
     for seen in (found, expected)
