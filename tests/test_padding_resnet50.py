@@ -205,8 +205,11 @@ def convolve_as_product(x, kernel, window_strides, padding, **_):
 def see(result: Result, row: int, canvas: Canvas, size: np.ndarray) -> Seen:
   own_levels = level_shapes(tight_canvas(size))
   outputs = {}
-  for name in OUTPUTS:
-    array = getattr(result.outputs, FIELDS[name])[row : row + 1]
+  for name, field in FIELDS.items():
+    array = getattr(result.outputs, field)
+    if array is None:  # This preset has none.
+      continue
+    array = array[row : row + 1]
     if name == 'pixel_embed':
       levels = [array.transpose(0, 3, 1, 2)]
     else:

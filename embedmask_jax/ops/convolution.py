@@ -1,8 +1,10 @@
 """Convolution with zero padding that keeps ceil(size / stride) cells a side.
 
-The results are XLA's. Two of its gradients are slow on CPUs and are written as matrix
-products instead; the table is in experiments/benchmarks/README.md.
+Values are XLA's on every device. On CPUs XLA's gradient of the kernel is slow and is
+written as matrix products instead; experiments/benchmarks/README.md has the table.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +24,13 @@ def convolve(features: Array, kernel: Array, *, stride: int = 1) -> Array:
     stride: in both directions.
   """
   size = kernel.shape[0]
-  if size == 1:
-    return jnp.einsum('bhwi,io->bhwo', features[:, ::stride, ::stride], kernel[0, 0])
-  if size == 3 and stride == 1 and features.shape[1] * features.shape[2] >= _MANY_CELLS:
-    return _convolve_3x3(features, kernel)
+  is_large = features.shape[1] * features.shape[2] >= _MANY_CELLS
+  if size == 1 or (size == 3 and stride == 1 and is_large):
+    return _convolve_with_products(features, kernel, stride)
   return _convolve(features, kernel, stride)
 
 
-def _convolve(features: Array, kernel: Array, stride: int = 1) -> Array:
+def _convolve(features: Array, kernel: Array, stride: int) -> Array:
   half = kernel.shape[0] // 2
   return jax.lax.conv_general_dilated(
     features,
@@ -40,33 +41,43 @@ def _convolve(features: Array, kernel: Array, stride: int = 1) -> Array:
   )
 
 
-@jax.custom_vjp
-def _convolve_3x3(features: Array, kernel: Array) -> Array:
-  return _convolve(features, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_with_products(features: Array, kernel: Array, stride: int) -> Array:
+  return _convolve(features, kernel, stride)
 
 
-def _forward(features: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-  return _convolve(features, kernel), (features, kernel)
+def _forward(
+  features: Array, kernel: Array, stride: int
+) -> tuple[Array, tuple[Array, Array]]:
+  return _convolve(features, kernel, stride), (features, kernel)
 
 
-def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+def _backward(
+  stride: int, saved: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
   features, kernel = saved
-  _, to_features = jax.vjp(lambda x: _convolve(x, kernel), features)
+  _, to_features = jax.vjp(lambda x: _convolve(x, kernel, stride), features)
 
   def by_xla(features: Array, cotangent: Array) -> Array:
-    return jax.vjp(lambda k: _convolve(features, k), kernel)[1](cotangent)[0]
+    return jax.vjp(lambda k: _convolve(features, k, stride), kernel)[1](cotangent)[0]
+
+  def by_products(features: Array, cotangent: Array) -> Array:
+    if kernel.shape[0] == 3:
+      return _kernel_gradient(features, cotangent)
+    seen = features[:, ::stride, ::stride]
+    return jnp.einsum('bhwi,bhwo->io', seen, cotangent)[None, None]
 
   kernel_gradient = jax.lax.platform_dependent(
-    features, cotangent, cpu=_kernel_gradient, default=by_xla
+    features, cotangent, cpu=by_products, default=by_xla
   )
   return to_features(cotangent)[0], kernel_gradient
 
 
-_convolve_3x3.defvjp(_forward, _backward)
+_convolve_with_products.defvjp(_forward, _backward)
 
 
 def _kernel_gradient(features: Array, cotangent: Array) -> Array:
-  """Returns the gradient [3, 3, I, O], one matrix product for each kernel row.
+  """Returns the gradient [3, 3, I, O] at stride 1, a product for each kernel row.
 
   Both maps are padded to rows of one length and laid out flat. A shift by kernel row
   and column is then an offset: that of the row moves the features, those of the three
