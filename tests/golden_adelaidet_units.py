@@ -8,7 +8,7 @@ from golden_rule import unpack_masks
 from golden_set import Arrays, GoldenSet
 from golden_table import Report
 
-from embedmask_jax.losses import focal_loss, giou_loss
+from embedmask_jax.losses import focal_loss, iou_loss
 from embedmask_jax.models.layers import BatchNorm
 from embedmask_jax.ops.lovasz import logit_from_probability, lovasz_hinge
 from embedmask_jax.ops.masks import mask_log_probability
@@ -94,18 +94,20 @@ def _boxes(unit: Arrays, report: Report) -> None:
   weight = jnp.asarray(unit['iou_weight'])
 
   def each(predicted):
-    return giou_loss(predicted, target, hull_epsilon=PRESET.hull_epsilon)
+    return iou_loss(predicted, target, hull_epsilon=PRESET.hull_epsilon)
+
+  linear = iou_loss(predicted, target, kind='linear_iou')
 
   def total(predicted):
     return jnp.sum(each(predicted) * weight)
 
-  report.compare('unit: GIoU', 'iou_giou', 1 - each(predicted), unit['iou_giou'])
-  report.compare(
-    'unit: GIoU sum', 'iou_giou_loss', total(predicted), unit['iou_giou_loss']
-  )
-  report.compare(
-    'unit: GIoU gradient', 'iou', jax.grad(total)(predicted), unit['iou_grad_pred']
-  )
+  for quantity, record, found in (
+    ('unit: IoU losses', 'iou_giou', 1 - each(predicted)),
+    ('unit: IoU losses', 'iou_iou', 1 - linear),
+    ('unit: IoU loss sums', 'iou_giou_loss', total(predicted)),
+    ('unit: IoU loss gradients', 'iou_grad_pred', jax.grad(total)(predicted)),
+  ):
+    report.compare(quantity, record, found, unit[record])
   found = centerness_targets(jnp.asarray(unit['ctr_reg_targets']))
   report.compare('unit: centerness', 'ctr', found, unit['ctr_targets'])
 

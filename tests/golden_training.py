@@ -15,7 +15,14 @@ from golden_batch import batch_of
 from golden_data import batch_from_polygons
 from golden_network import model_of, variables_of
 from golden_rule import subsample
-from golden_set import Arrays, GoldenSet, canvas_of, images_of, pad_images
+from golden_set import (
+  Arrays,
+  GoldenSet,
+  canvas_of,
+  images_of,
+  pad_images,
+  tight_canvas,
+)
 from golden_table import Report, over, rms
 
 from embedmask_jax.devices import data_mesh, replicate
@@ -184,7 +191,7 @@ def check_trajectories(golden: GoldenSet, report: Report) -> None:
     report.compare('trajectory: rates', record, rates, arrays['lr_weight_bias'])
 
     names, sizes = zip(*entry['images'], strict=True)
-    canvas = canvas_of(arrays)
+    canvas = canvas_of(arrays) if 'input_shape' in arrays else tight_canvas(sizes)
     images = pad_images(images_of(arrays, list(names), list(sizes)), canvas)
     batch = batch_from_polygons(
       entry['instances'], sizes, canvas, images, golden.preset
