@@ -41,17 +41,13 @@ class Evaluator:
   def __init__(
     self, model: EmbedMask, source: ImageSource, config: ConfigDict, mesh: Mesh
   ):
-    """Takes the parts `data` and `eval` of the config.
-
-    A batch size that does not divide over the devices is rounded up; the rows that
-    fill a batch count for nothing.
-    """
+    """Takes the parts `data` and `eval` of the config."""
     self._source = source
     self._mesh = mesh
     self._settings = detection_settings(config.eval)
     self._inference = make_inference(model, self._settings, mesh)
     self._config = config
-    self._batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
+    self._batch_size = full_batch_size(config, mesh)
     self._examples = _spread(len(source), config.eval.num_overlays)
 
   def __call__(
@@ -197,6 +193,14 @@ def detection_settings(evaluation: ConfigDict) -> DetectionSettings:
     mask_threshold=evaluation.mask_threshold,
     mask_chunk=evaluation.mask_chunk,
   )
+
+
+def full_batch_size(config: ConfigDict, mesh: Mesh) -> int:
+  """`eval.batch_size`, rounded up to what divides over the devices.
+
+  Rows that only fill a batch count for nothing.
+  """
+  return -(-config.eval.batch_size // mesh.size) * mesh.size
 
 
 def load_model(

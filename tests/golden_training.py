@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import golden_rule
@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from golden_batch import batch_of
 from golden_data import batch_from_polygons
+from golden_losses import without_accident
 from golden_network import model_of, variables_of
 from golden_rule import subsample
 from golden_set import (
@@ -30,7 +31,7 @@ from embedmask_jax.import_weights import export_weights
 from embedmask_jax.losses import compute_losses, loss_names, normalisers
 from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.optim import OptimSettings, Schedule, is_trained, make_optimizer
-from embedmask_jax.structures import Batch
+from embedmask_jax.structures import Batch, Targets
 from embedmask_jax.targets import assign_targets
 from embedmask_jax.train_state import TrainState, create_train_state
 from embedmask_jax.train_step import make_train_step
@@ -54,9 +55,12 @@ def check_parameter_gradients(
     batch = batch_of(arrays, images)
     arch = entry.get('arch', _DEFAULT_ARCH)
     variables = variables_of(golden, arch, entry['seed'])
+    targets = jax.jit(partial(assign_targets, preset=golden.preset))(batch)
+    if golden.is_adelaidet:
+      targets = without_accident(report, record, batch, targets)
     losses, gradients, statistics = _gradients(
       model_of(golden, arch).clone(axis_name=None)
-    )(variables, batch)
+    )(variables, batch, targets)
     _compare_losses(report, record, arrays, np.asarray(losses))
     parts = [_named(part, variables) for part in gradients]
     frozen = [
@@ -74,12 +78,11 @@ def check_parameter_gradients(
 
 @cache
 def _gradients(model: EmbedMask):
-  """(variables, batch) -> losses [n], gradients, one for each loss, statistics."""
+  """(variables, batch, targets) -> losses [n], a gradient for each, statistics."""
   names = loss_names(model.preset)
 
   @jax.jit
-  def gradient(variables: dict, batch: Batch, weights: jax.Array):
-    targets = assign_targets(batch, model.preset)
+  def gradient(variables: dict, batch: Batch, targets: Targets, weights: jax.Array):
     total = normalisers(batch, targets)
 
     def weighted(params: dict):
@@ -100,9 +103,9 @@ def _gradients(model: EmbedMask):
     gradients, others = jax.grad(weighted, has_aux=True)(variables['params'])
     return gradients, *others
 
-  def run(variables: dict, batch: Batch):
+  def run(variables: dict, batch: Batch, targets: Targets):
     # Not mapped in one program: XLA's convolutions are slow in a loop on CPUs.
-    results = [gradient(variables, batch, row) for row in jnp.eye(len(names))]
+    results = [gradient(variables, batch, targets, row) for row in jnp.eye(len(names))]
     _, losses, statistics = results[0]
     return losses, [gradients for gradients, *_ in results], statistics
 

@@ -36,6 +36,7 @@ FORBIDDEN = {
 # Where a config is a ConfigDict (checkpoints carry it); all else takes plain arguments.
 CONFIG_AWARE = (
   'checkpoint',
+  'compile_ahead',
   'config',
   'evaluate',
   'main',

@@ -165,7 +165,7 @@ MISTAKES = [
   ((BASE, '--workdir=w', '--config.train.steps=-1'), 'config.train.steps is -1'),
   ((BASE, '--workdir=w', '--config.model.preset=1'), "config.model.preset is '1'"),
   ((BASE, '--workdir=w', '--config.seed'), '--config.seed'),
-  (('--mode=fly',), '<train|eval|predict|replay|import|export>'),
+  (('--mode=fly',), '<train|eval|predict|compile|replay|import|export>'),
   (('--wrokdir=x',), "'wrokdir'"),
   (('stray',), "unexpected argument 'stray'"),
   (('--mode=eval',), '--checkpoint is missing'),

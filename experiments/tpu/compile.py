@@ -71,9 +71,7 @@ def compile_programs(
   inference = make_inference(model, DetectionSettings(), mesh)
   return {
     'training step': step.lower(state, batch).compile(),
-    'inference': jax.jit(inference, static_argnums=2)
-    .lower(variables, batch, OUTPUT_CANVAS)
-    .compile(),
+    'inference': inference.lower(variables, batch, OUTPUT_CANVAS).compile(),
   }
 
 
