@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from golden_batch import batch_of
+from golden_choices import other_choice
 from golden_data import batch_from_polygons
 from golden_losses import without_accident
 from golden_network import model_of, variables_of
@@ -202,11 +203,47 @@ def check_trajectories(golden: GoldenSet, report: Report) -> None:
     steps = min(_COMPARABLE_STEPS.get(record, total), total)
     model = model_of(golden, entry.get('arch', _DEFAULT_ARCH))
     variables = variables_of(golden, entry.get('arch', _DEFAULT_ARCH), entry['seed'])
-    run = _run(model, variables, settings, schedule, batch, steps)
-    for step, state, metrics in run:
-      _compare_step(
-        report, record, arrays, loss_names(model.preset), step, state, metrics
+    names, before = loss_names(model.preset), variables
+    for step, state, metrics in _run(
+      model, variables, settings, schedule, batch, steps
+    ):
+      if step and (
+        choice := _other_choice(model, before, batch, arrays, step, metrics)
+      ):
+        report.note(f'{record}: compared up to step {step - 1}, then {choice}')
+        break
+      _compare_step(report, record, arrays, names, step, state, metrics)
+      # The next step gives the state's memory away.
+      before = jax.tree.map(
+        np.array, {'params': state.params, 'batch_stats': state.batch_stats}
       )
+
+
+def _other_choice(
+  model: EmbedMask,
+  variables: dict,
+  batch: Batch,
+  arrays: Arrays,
+  step: int,
+  metrics: dict[str, Any],
+) -> str | None:
+  """Says which choice explains a mask loss that is not the recorded one."""
+  if step == 0:
+    return None
+  names = loss_names(model.preset)
+  box, mask = names.index('box'), names.index('mask')
+  losses, spreads = arrays['losses'][step - 1], arrays['losses_spread'][step - 1]
+  tolerance = 3 * spreads[mask] + 1e-3 * losses[mask]
+  if abs(float(metrics['loss/mask']) - losses[mask]) <= tolerance:
+    return None
+  return other_choice(
+    model,
+    variables,
+    batch,
+    expected=losses[mask],
+    tolerance=tolerance,
+    noise=3 * spreads[box] / losses[box] + 1e-3,
+  )
 
 
 def _run(

@@ -1,6 +1,7 @@
 """What each preset costs: parameters, arithmetic, time and memory.
 
-  python experiments/benchmarks/presets.py [--rounds=5] [--presets=2019,2020,2021,adelaidet]
+  python experiments/benchmarks/presets.py [--rounds=5]
+    [--presets=2019,2020,2021,adelaidet]
 
 ResNet-50, one image of 800x1333, float32, 100 masks of 640x480. The presets take turns
 in one run. Memory is the compiler's account of a training step on one image, which the
