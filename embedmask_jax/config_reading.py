@@ -64,6 +64,17 @@ def required_config(config: Sequence[str]) -> tuple[str, ConfigDict]:
   return path, _read_config(config)
 
 
+def given_or_default_config(config: Sequence[str], name: str) -> ConfigDict:
+  """The config of --config, or configs/NAME.py, with the fields given beside it.
+
+  Raises:
+    UserError: it cannot be used.
+  """
+  if config_path(config) is None:
+    config = [f'--config={_REPOSITORY / "configs" / name}.py', *config]
+  return _read_config(config)
+
+
 def stored_or_given_config(stored: ConfigDict, config: Sequence[str]) -> ConfigDict:
   """The config of a checkpoint, with data and eval of --config where given.
 
