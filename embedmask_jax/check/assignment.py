@@ -1,5 +1,6 @@
 """Which objects the targets can represent at the size the network sees them at."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,7 +52,9 @@ class Representation:
   locations_of: list[int]
 
 
-def represent(source: ImageSource, view_settings: dict[str, Any]) -> Representation:
+def represent(
+  source: ImageSource, view_settings: dict[str, Any], broken: Collection[int] = ()
+) -> Representation:
   """Assigns targets to all images as evaluation sees them: whole and not mirrored.
 
   Training shows an image at other sizes and in cuts as well, so what has no location
@@ -60,6 +63,7 @@ def represent(source: ImageSource, view_settings: dict[str, Any]) -> Representat
   Args:
     source: the data set.
     view_settings: of `EvalPlan`, but for sizes and batch size.
+    broken: positions of images that cannot be decoded: nothing of them is found.
   """
   found = Representation([], [], [], [], np.zeros(len(LEVEL_RANGES), np.int64), [])
   preset = view_settings['preset']
@@ -69,8 +73,8 @@ def represent(source: ImageSource, view_settings: dict[str, Any]) -> Representat
   )
   for step in steps:
     (row,) = plan[step].rows
-    record = source[row.index]
-    if len(record.labels):
+    if row.index not in broken and source.instance_counts[row.index]:
+      record = source[row.index]
       _represent_image(record, row.view, preset, source.category_ids, found)
   return found
 

@@ -87,17 +87,16 @@ def check_representation(
   suppression would merge are not taken away.
 
   Args:
-    source_instances: training instances of the data set.
+    source_instances: training instances of the data set, at least one.
     truth: the ground truth.
     found: what `represent` found.
     max_dets: caps on the detections of a class in an image, of the config.
   """
   section = Section('Objects as targets, at the size of evaluation')
-  lost = len(found.without_location) + len(found.taken)
-  share = 1 - lost / source_instances if source_instances else None
+  represented = len(found.locations_of)
   section.facts |= {
-    'instances with a positive location': source_instances - lost,
-    'share': share,
+    'instances with a positive location': represented,
+    'share': represented / source_instances,
     'positive locations of an instance': spread(found.locations_of),
     'positive locations by level': dict(
       zip(_LEVELS, found.by_level.tolist(), strict=True)

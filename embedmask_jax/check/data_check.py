@@ -40,7 +40,7 @@ def check_data(
     check_ground_truth(truth, config.eval.max_dets),
   ]
   if source.instance_counts.sum():
-    found = represent(source, view_settings(config))
+    found = represent(source, view_settings(config), broken)
     count = int(source.instance_counts.sum())
     plan = make_plan(source, train_settings(config))
     sections += [

@@ -52,6 +52,9 @@ def check_objects(
     'images without instances': report.num_images_without_instances,
   }
   findings = section.findings
+  if not report.num_instances:
+    words = 'objects can be trained on'
+    findings.append(Finding('nothing_to_train_on', 0, words, loses=True))
   for words, ids in report.left_out.items():
     is_crowd = words.startswith('crowd')
     kind = 'crowd' if is_crowd else 'left_out'

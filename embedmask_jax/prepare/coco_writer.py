@@ -7,6 +7,7 @@ everything has been read.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ def write_coco(
     if broken and not (skips_broken and done):
       raise _unusable(broken, len(labels.keys), partial)
     images = [done[key] for key in labels.keys if key in done]
+    _check_unique(images)
     content = _assemble(images, labels.categories)
     unfinished = output.with_name(f'{output.name}.unfinished')
     unfinished.write_text(json.dumps(content), encoding='utf-8')
@@ -126,6 +128,16 @@ def write_coco(
     resumed=len(labels.keys) - len(waiting),
     notes=tuple(labels.notes),
   )
+
+
+def _check_unique(images: Sequence[LabelledImage]) -> None:
+  times = Counter(image.file_name for image in images)
+  twice = [name for name, count in times.items() if count > 1]
+  if twice:
+    raise UserError(
+      f'{len(twice)} images have several label files: {", ".join(twice[:5])}; an '
+      'image needs one'
+    )
 
 
 def _unusable(broken: dict[str, str], count: int, partial: Path) -> UserError:

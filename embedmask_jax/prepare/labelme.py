@@ -116,6 +116,7 @@ def _objects(
       continue
     try:
       part = _segmentation(shape, kind, size)
+      encode_segmentation(part, *size)
     except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
       raise UserError(f'{place}: unusable {kind} ({error})') from error
     key = (label, str(group)) if group is not None else (label, None, number)
