@@ -157,7 +157,8 @@ def test_import_and_export_pass_their_flags_on(calls, workdir):
 
 
 MISTAKES = [
-  ((), '--config is missing'),
+  ((), '--workdir is missing'),
+  (('--workdir=w',), '--config is missing'),
   ((BASE,), '--workdir is missing'),
   (('--config=nowhere.py', '--workdir=w'), '--config=nowhere.py: no such file'),
   ((BASE, '--workdir=w', '--config.train.stepz=1'), 'did you mean train.steps?'),

@@ -71,6 +71,9 @@ _WORDS = {
 }
 
 
+_FAR = 1e9
+
+
 def clip_boxes(boxes: np.ndarray, sizes: np.ndarray, *, extent: int = 1) -> np.ndarray:
   """COCO boxes -> xyxy, clipped to their images, float32.
 
@@ -79,7 +82,8 @@ def clip_boxes(boxes: np.ndarray, sizes: np.ndarray, *, extent: int = 1) -> np.n
     sizes: int [n, 2], (height, width) of the images.
     extent: 1 where x2 is to be the last pixel, 0 where it is to be the edge.
   """
-  x, y, width, height = np.asarray(boxes, np.float32).T
+  # Nothing reaches that far, but float32 does not go on for ever.
+  x, y, width, height = np.clip(boxes, -_FAR, _FAR).astype(np.float32).T
   last = np.asarray(sizes, np.float32)[:, ::-1].T - extent
   less = np.float32(extent)
   corners = [x, y, x + np.maximum(width - less, 0), y + np.maximum(height - less, 0)]

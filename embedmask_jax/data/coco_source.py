@@ -33,6 +33,7 @@ class CocoSource(ImageSource):
     categories: Sequence[tuple[int, str]] | None = None,
     min_box_side: float = 1.0,
     preset: Preset = PRESETS['2021'],
+    leaves_out_missing: bool = False,
   ):
     """Reads the JSON and looks for the images.
 
@@ -43,17 +44,34 @@ class CocoSource(ImageSource):
         the JSON by default.
       min_box_side: original pixels; smaller objects are left out of training.
       preset: for the meaning of boxes.
+      leaves_out_missing: whether images that are in none of the folders are left out,
+        with their annotations, and named in `missing_images`; else they are an error.
 
     Raises:
       UserError: the JSON cannot be used (see `load_json`), has a category that is not
-        among `categories`, or names images that are missing or in several folders.
+        among `categories`, or names images that are missing (or all of them, where
+        they may be) or in several folders.
     """
     self._annotations = os.fspath(annotations)
     content = load_json(self._annotations)
+    folders = [folder.strip() for folder in os.fspath(images).split(',')]
+    names = [image['file_name'] for image in content['images']]
+    paths, self.missing_images = _find_images(names, folders, self._annotations)
+    if self.missing_images and not (leaves_out_missing and paths):
+      raise _missing(self.missing_images, len(names), folders, self._annotations)
+    content = self._without_missing(content)
     table, self._segmentations = make_tables(content)
     super().__init__(table, self._annotations, categories, min_box_side, preset)
-    folders = [folder.strip() for folder in os.fspath(images).split(',')]
-    self._paths = _find_images(table.file_names, folders, self._annotations)
+    self._paths = paths
+
+  def _without_missing(self, content: dict[str, Any]) -> dict[str, Any]:
+    if not self.missing_images:
+      return content
+    missing = set(self.missing_images)
+    images = [i for i in content['images'] if i['file_name'] not in missing]
+    known = {image['id'] for image in images}
+    annotations = [a for a in content['annotations'] if a['image_id'] in known]
+    return {**content, 'images': images, 'annotations': annotations}
 
   def _read(
     self, index: int, rows: np.ndarray
@@ -72,7 +90,7 @@ class CocoSource(ImageSource):
 
   def annotations_by_image(self) -> list[list[dict[str, Any]]]:
     """The entries of the JSON, in its order, for every image; read again."""
-    return group_by_image(load_json(self._annotations))
+    return group_by_image(self._without_missing(load_json(self._annotations)))
 
 
 def read_image_file(path: str) -> bytes:
@@ -89,8 +107,12 @@ def read_image_file(path: str) -> bytes:
 
 def _find_images(
   names: Sequence[str], folders: Sequence[str], annotations: str
-) -> tuple[str, ...]:
-  """The path of every image, from listings: one call per folder, not per file."""
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """Finds every image, from listings: one call per folder, not per file.
+
+  Returns:
+    The paths of those that are there, and the names of those that are not.
+  """
   for folder in folders:
     if not os.path.isdir(folder):
       raise UserError(
@@ -117,10 +139,14 @@ def _find_images(
       )
     paths += found[:1]
     missing += [] if found else [name]
-  if missing:
-    shown = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
-    raise UserError(
-      f'{len(missing)} of {len(names)} images of {annotations} are not in '
-      f'{", ".join(folders)}: {shown}; check the images folder(s)'
-    )
-  return tuple(paths)
+  return tuple(paths), tuple(missing)
+
+
+def _missing(
+  missing: Sequence[str], count: int, folders: Sequence[str], annotations: str
+) -> UserError:
+  shown = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
+  return UserError(
+    f'{len(missing)} of {count} images of {annotations} are not in '
+    f'{", ".join(folders)}: {shown}; check the images folder(s)'
+  )

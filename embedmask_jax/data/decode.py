@@ -53,6 +53,17 @@ def decode_image(
   return np.asarray(open_rgb(data, name, size))
 
 
+def stored_form(data: bytes) -> tuple[tuple[int, int], int]:
+  """How an image file that `open_rgb` can decode stores its pixels.
+
+  Returns:
+    (height, width) as stored, and the EXIF orientation, 1 to 8; 1 is upright.
+  """
+  with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return (image.height, image.width), orientation if orientation in _TURNS else 1
+
+
 def open_rgb(
   data: bytes, name: str, size: tuple[int, int] | None = None
 ) -> Image.Image:

@@ -61,6 +61,14 @@ def rasterize_polygons(
   return (parts[0] if len(parts) == 1 else coco_mask.merge(parts))['counts']
 
 
+def decode_mask(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:
+  """Bool [height, width], a well-formed segmentation of an image of this size."""
+  if not isinstance(segmentation, bytes):
+    segmentation = rasterize_polygons(segmentation, size, size)
+  runs = {'size': list(size), 'counts': segmentation}
+  return np.asarray(coco_mask.decode([runs])[..., 0], bool)
+
+
 class PackedMasks(NamedTuple):
   """Masks of n instances, zero outside the image.
 

@@ -11,6 +11,10 @@ from pycocotools import mask as coco_mask
 from embedmask_jax.data.masks import Segmentation
 from embedmask_jax.data.rle import mask_areas
 
+# Polygons that reach beyond so many times the longer side of the image are malformed:
+# rasterising takes memory in proportion to the length of the outline.
+FAR = 16
+
 
 class MaskState(IntEnum):
   """What is known of an annotation's segmentation without looking at its pixels."""
@@ -44,7 +48,9 @@ def parse_segmentation(
       return _parse_runs(value, size)
     if isinstance(value, list):
       polygons = tuple(np.asarray(polygon, np.float64) for polygon in value)
-      if any(p.ndim != 1 or len(p) % 2 or not np.isfinite(p).all() for p in polygons):
+      far = FAR * max(size)
+      # NaN is not near either.
+      if any(p.ndim != 1 or len(p) % 2 or not (abs(p) < far).all() for p in polygons):
         return nothing, MaskState.MALFORMED
       polygons = tuple(polygon for polygon in polygons if len(polygon) >= 6)
       return polygons, MaskState.USABLE if polygons else MaskState.EMPTY

@@ -16,6 +16,7 @@ def open_source(
   *,
   min_box_side: float = 1.0,
   preset: Preset = PRESETS['2021'],
+  leaves_out_missing: bool = False,
 ) -> ImageSource:
   """Opens a COCO JSON with its image folder(s), or a folder of records.
 
@@ -26,6 +27,7 @@ def open_source(
       data set by default.
     min_box_side: original pixels; a box is used for training if wider and higher.
     preset: for the meaning of boxes.
+    leaves_out_missing: see `CocoSource`.
 
   Raises:
     UserError: the data set cannot be used; see `CocoSource` and `RecordSource`.
@@ -40,4 +42,5 @@ def open_source(
     categories=categories,
     min_box_side=min_box_side,
     preset=preset,
+    leaves_out_missing=leaves_out_missing,
   )

@@ -164,6 +164,21 @@ def fill_example(
   """
   size = (record.height, record.width)
   fill_image(batch, row, open_rgb(record.encoded, record.file_name, size), view, index)
+  fill_instances(batch, row, record, view)
+
+
+def fill_instances(
+  batch: Mapping[str, np.ndarray], row: int, record: ImageRecord, view: View
+) -> np.ndarray:
+  """Writes the instances of an image into a row of a batch.
+
+  Args:
+    batch, row, record, view: see `fill_example`.
+
+  Returns:
+    bool [n], which of the record's instances remain, in their order.
+  """
+  size = (record.height, record.width)
   boxes, is_kept = show_boxes(record.boxes, size, view)
   candidates = np.flatnonzero(is_kept).tolist()
   masks = pack_masks([record.segmentations[i] for i in candidates], size, view)
@@ -179,3 +194,4 @@ def fill_example(
   batch['location_masks'][row, :count] = masks.at_locations
   batch['mask_area'][row, :count] = masks.area
   batch['mask_centroid'][row, :count] = masks.centroid
+  return is_kept

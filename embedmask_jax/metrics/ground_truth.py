@@ -6,6 +6,7 @@ from typing import Any
 
 from pycocotools import mask as rle
 
+from embedmask_jax.data.segmentations import FAR
 from embedmask_jax.errors import UserError
 
 
@@ -63,6 +64,10 @@ def _encode_polygons(polygons: list, height: int, width: int) -> dict:
     raise ValueError('segmentation is a list, but not of polygons')
   if any(len(polygon) % 2 for polygon in polygons):
     raise ValueError('a polygon has an odd number of coordinates')
+  far = FAR * max(height, width)
+  # NaN is not near either.
+  if not all(abs(side) < far for polygon in polygons for side in polygon):
+    raise ValueError('a polygon reaches far beyond the image')
   areas = [polygon for polygon in polygons if len(polygon) >= 6]
   if not areas:
     empty = {'size': [height, width], 'counts': [height * width]}

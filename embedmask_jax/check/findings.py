@@ -1,0 +1,116 @@
+"""What a check says: facts in sections, and findings that name what they are about."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+# Items that are named in the text; JSON has them all.
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Finding:
+  """Something to look at.
+
+  Attributes:
+    kind: a short name that stays the same, for programs.
+    count: how many images, objects or whatever `words` is about.
+    words: what is the matter, to be read after the count.
+    items: names or annotation ids; empty where there is nothing to name.
+    loses: whether data or objects are lost to training or evaluation, or wrong.
+    unit: what `items` are, such as 'annotation ids'.
+  """
+
+  kind: str
+  count: int
+  words: str
+  items: tuple = ()
+  loses: bool = False
+  unit: str = 'annotation ids'
+
+  def __str__(self) -> str:
+    text = f'{self.count} {self.words}'
+    if self.items:
+      shown = ', '.join(str(item) for item in self.items[:_SHOWN])
+      shown = f'{self.unit} {shown}'.strip()
+      text += f': {shown}' + (', ...' if len(self.items) > _SHOWN else '')
+    return text
+
+  def as_json(self) -> dict[str, Any]:
+    """All of it in JSON types."""
+    return {
+      'kind': self.kind,
+      'loses': self.loses,
+      'count': self.count,
+      'words': self.words,
+      'items': list(self.items),
+    }
+
+
+@dataclass
+class Section:
+  """One part of the report.
+
+  Attributes:
+    title: what it is about.
+    facts: name -> number, text, or a dict of them.
+    findings: what to look at.
+  """
+
+  title: str
+  facts: dict[str, Any] = field(default_factory=dict)
+  findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+  """All sections of a check."""
+
+  sections: tuple[Section, ...]
+
+  @property
+  def findings(self) -> list[Finding]:
+    """Those of all sections."""
+    return [finding for section in self.sections for finding in section.findings]
+
+  @property
+  def loses(self) -> bool:
+    """Whether any finding says that something is lost."""
+    return any(finding.loses for finding in self.findings)
+
+  def as_json(self) -> dict[str, Any]:
+    """Facts by section, all findings, and whether something is lost."""
+    return {
+      'loses': self.loses,
+      'facts': {section.title: section.facts for section in self.sections},
+      'findings': [finding.as_json() for finding in self.findings],
+    }
+
+  def __str__(self) -> str:
+    lines = []
+    for section in self.sections:
+      lines.append(section.title)
+      lines += [f'  {name}: {_in_words(v)}' for name, v in section.facts.items()]
+      for finding in section.findings:
+        lines.append(f'  {"LOST" if finding.loses else "note"}  {finding}')
+    lost = [finding.kind for finding in self.findings if finding.loses]
+    lines.append(f'lost or wrong: {", ".join(lost)}' if lost else 'nothing is lost')
+    return '\n'.join(lines)
+
+
+def spread(values: Sequence | np.ndarray) -> dict[str, float]:
+  """Smallest, median, 95th percentile and largest of some numbers; {} of none."""
+  if not len(values):
+    return {}
+  found = np.percentile(np.asarray(values), [0, 50, 95, 100]).tolist()
+  return dict(zip(('min', 'median', '95%', 'max'), found, strict=True))
+
+
+def _in_words(value: Any) -> str:
+  if isinstance(value, dict):
+    return ', '.join(f'{name} {_in_words(item)}' for name, item in value.items())
+  if isinstance(value, float):
+    return f'{value:.4g}' if abs(value) < 1e4 else f'{value:.0f}'
+  return 'n/a' if value is None else str(value)

@@ -1,0 +1,56 @@
+"""One image of instance numbers per image: 0 is background, every other value one."""
+
+import numpy as np
+
+from embedmask_jax.errors import UserError
+from embedmask_jax.metrics.results import encode_mask
+from embedmask_jax.prepare.image_folder import (
+  ImageFolder,
+  check_label_size,
+  check_pairs,
+  existing_folder,
+  read_label_image,
+)
+from embedmask_jax.prepare.label_format import LabelledImage, LabelledObject
+
+
+class InstanceIdLabels:
+  """See `LabelFormat`. Values are taken as stored: 1-, 8- and 16-bit, palettes too."""
+
+  def __init__(self, labels: str, images: str, category: str):
+    """Finds the files.
+
+    Args:
+      labels: folder of the PNGs, with subfolders.
+      images: folder of the images, with subfolders; an image has its labels' name.
+      category: of all objects.
+
+    Raises:
+      UserError: a folder is missing, or images and labels do not belong together.
+    """
+    self.categories = (category,)
+    self.notes: list[str] = []
+    self._images = ImageFolder(images)
+    folder = existing_folder(labels, '--labels')
+    files = {path.stem: path for path in sorted(folder.rglob('*.png'))}
+    by_stem = self._images.by_stem()
+    check_pairs(files, by_stem, labels, images)
+    self._files = {name: files[stem] for stem, name in by_stem.items()}
+    self.keys = tuple(self._files)
+
+  def read(self, key: str) -> LabelledImage:
+    """See `LabelFormat`."""
+    height, width = self._images.size(key)
+    path = self._files[key]
+    values = read_label_image(path)
+    if values.ndim != 2:
+      raise UserError(
+        f'{path}: {values.shape[2]} channels; instance numbers are one channel'
+      )
+    check_label_size(path, values, (height, width), key)
+    numbers = [number for number in np.unique(values).tolist() if number]
+    objects = [
+      LabelledObject(self.categories[0], encode_mask(values == number))
+      for number in numbers
+    ]
+    return LabelledImage(key, height, width, objects, found=len(numbers))

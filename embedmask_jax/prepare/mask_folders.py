@@ -1,0 +1,65 @@
+"""A folder per image with one mask PNG per instance; what is not 0 belongs to it.
+
+The masks of IMAGES/name.jpg lie in LABELS/name/ or LABELS/name/masks/.
+"""
+
+from pathlib import Path
+
+from embedmask_jax.metrics.results import encode_mask
+from embedmask_jax.prepare.image_folder import (
+  ImageFolder,
+  check_label_size,
+  check_pairs,
+  existing_folder,
+  read_label_image,
+)
+from embedmask_jax.prepare.label_format import LabelledImage, LabelledObject
+
+
+class MaskFolderLabels:
+  """See `LabelFormat`. Masks without a pixel are skipped and named."""
+
+  def __init__(self, labels: str, images: str, category: str):
+    """Finds the files.
+
+    Args:
+      labels: folder of the folders.
+      images: folder of the images, with subfolders. Where it is `labels`, images lie
+        beside their masks, in LABELS/name/images/.
+      category: of all objects.
+
+    Raises:
+      UserError: a folder is missing, or images and labels do not belong together.
+    """
+    self.categories = (category,)
+    self.notes: list[str] = []
+    folder = existing_folder(labels, '--labels')
+    self._images = ImageFolder(images)
+    folders = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
+    if folder.resolve() == self._images.folder.resolve():
+      self._images.names = tuple(
+        name for name in self._images.names if Path(name).parent.name == 'images'
+      )
+    by_stem = self._images.by_stem()
+    check_pairs(folders, by_stem, labels, images)
+    self._folders = {name: folders[stem] for stem, name in by_stem.items()}
+    self.keys = tuple(self._folders)
+
+  def read(self, key: str) -> LabelledImage:
+    """See `LabelFormat`."""
+    size = self._images.size(key)
+    folder = self._folders[key]
+    if (folder / 'masks').is_dir():
+      folder /= 'masks'
+    objects, skipped = [], []
+    files = sorted(folder.glob('*.png'))
+    for file in files:
+      values = read_label_image(file)
+      check_label_size(file, values, size, key)
+      # Of RGBA what is opaque says nothing.
+      mask = values != 0 if values.ndim == 2 else (values[..., :3] != 0).any(axis=2)
+      if mask.any():
+        objects.append(LabelledObject(self.categories[0], encode_mask(mask)))
+      else:
+        skipped.append(f'{file}: no pixel of the mask is on')
+    return LabelledImage(key, *size, objects, len(files), skipped)

@@ -1,0 +1,247 @@
+"""`embedmask check-data`: every kind of finding, made on purpose, is named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from coco_files import annotation, disc, noise, runs, save_json
+from PIL import Image
+
+from configs import small
+from embedmask_jax import command_line
+from embedmask_jax.check.assignment import read_back, weights_to_image
+from embedmask_jax.check.step_size import step_bytes
+from embedmask_jax.data.sampler import BatchPlan
+from embedmask_jax.data.views import whole_view
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = (128, 160)
+CATEGORIES = [{'id': 1, 'name': 'cat'}, {'id': 2, 'name': 'dog'}]
+NETWORK = [
+  f'--config={ROOT}/configs/small.py',
+  '--config.data.short_sides=128',
+  '--config.data.eval_short_side=128',
+  '--config.data.long_side=160',
+  '--config.train.batch_size=2',
+]
+
+
+def instance(identity, image_id, y, x, radius, **changes):
+  mask = disc(SIZE, y, x, radius)
+  rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+  box = [columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
+  entry = annotation(
+    identity,
+    image_id,
+    [float(side) for side in box],
+    runs(mask, compressed=True),
+    category_id=1,
+    area=float(mask.sum()),
+  )
+  return entry | changes
+
+
+def picture(identity, name):
+  return {'id': identity, 'file_name': name, 'height': SIZE[0], 'width': SIZE[1]}
+
+
+def save_picture(path, **options):
+  path.parent.mkdir(exist_ok=True)
+  Image.fromarray(noise(np.random.default_rng(0), SIZE)).save(path, **options)
+
+
+def check(capsys, folder, *arguments):
+  """Status and JSON of the command."""
+  capsys.readouterr()
+  status = command_line.run(
+    [
+      'check-data',
+      *NETWORK,
+      f'--annotations={folder}/a.json',
+      f'--images={folder}/images',
+      '--json',
+      '--quiet',
+      *arguments,
+    ]
+  )
+  captured = capsys.readouterr()
+  return status, json.loads(captured.out), captured.err
+
+
+@pytest.fixture
+def clean(tmp_path):
+  images = [picture(1, 'a.png'), picture(2, 'b.png')]
+  for image in images:
+    save_picture(tmp_path / 'images' / image['file_name'])
+  objects = [
+    instance(1, 1, 60, 60, 30),
+    instance(2, 1, 60, 130, 20),
+    instance(3, 2, 60, 60, 40, category_id=2),
+  ]
+  save_json(tmp_path / 'a.json', images, objects, CATEGORIES)
+  return tmp_path
+
+
+def test_nothing_is_lost_of_a_clean_data_set(clean, capsys):
+  status, report, _ = check(capsys, clean, f'--output={clean}/out')
+  assert status == 0
+  assert not report['loses']
+  assert {f['kind'] for f in report['findings']} == {'rare_category'}
+  facts = report['facts']
+  assert facts['Ground truth scored as predictions'] == {'segm AP': 1, 'bbox AP': 1}
+  as_targets = facts['Objects as targets, at the size of evaluation']
+  assert as_targets['instances with a positive location'] == 3
+  assert as_targets['bound on bbox']['AP'] == pytest.approx(1)
+  assert 0.8 < as_targets['bound on segm']['AP'] < 1
+  assert facts['Training steps']['batches by padded instances'] == {'8': 1}
+  assert json.loads((clean / 'out' / 'report.json').read_text()) == report
+  for sheet in ('annotated.jpg', 'network.jpg'):
+    with Image.open(clean / 'out' / sheet) as image:
+      assert np.asarray(image).std() > 20
+
+
+@pytest.fixture(scope='module')
+def broken(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('broken')
+  images = [picture(i, f'{i}.jpg') for i in range(1, 7)]
+  for image in images[:4]:
+    save_picture(folder / 'images' / image['file_name'])
+  (folder / 'images' / '4.jpg').write_bytes(
+    (folder / 'images' / '3.jpg').read_bytes()[:-900]
+  )
+  turned = Image.Exif()
+  turned[0x0112] = 3
+  save_picture(folder / 'images' / '5.jpg', exif=turned)
+  save_picture(folder / 'images' / 'stray.png')
+  images.append(picture(7, '1.jpg'))
+  objects = [
+    instance(1, 1, 60, 60, 30),
+    instance(2, 1, 60, 60, 30),  # twice
+    instance(3, 1, 60, 61, 36, category_id=9),  # over both
+    instance(4, 2, 24, 24, 2),  # between the locations
+    instance(5, 2, 80, 80, 30, bbox=[50.0, 50.0, 110.0, 110.0]),
+    instance(6, 2, 80, 30, 12, area=9.0),
+    instance(7, 3, 60, 60, 30, bbox=[30.0, 30.0, 0.0, 61.0]),
+    instance(8, 3, 60, 120, 20, iscrowd=1),
+    instance(9, 4, 60, 60, 30),
+    instance(10, 6, 60, 60, 30),  # its image is missing
+  ]
+  categories = [*CATEGORIES, {'id': 9, 'name': 'dog'}]
+  save_json(folder / 'a.json', images, objects, categories)
+  return folder
+
+
+def test_every_finding_is_named(broken, capsys):
+  status, report, _ = check(capsys, broken)
+  assert status == 1
+  found = {f['kind']: (f['loses'], f['items']) for f in report['findings']}
+  message = found.pop('unreadable_file')[1]
+  assert len(message) == 1
+  assert message[0].startswith('4.jpg: cannot be decoded')
+  assert found == {
+    'missing_file': (True, ['6.jpg']),
+    'file_twice': (True, ['1.jpg']),
+    'exif_ignored': (False, ['5.jpg']),
+    'unlisted_file': (False, ['stray.png']),
+    'crowd': (False, [8]),
+    'left_out': (True, [7]),
+    'beyond_image': (False, [5]),
+    'wrong_box': (True, [5, 7]),
+    'wrong_area': (False, [6]),
+    'duplicate': (True, ['1+2']),
+    'overlap': (False, ['1+3', '2+3']),
+    'category_gap': (False, [3, 4, 5, 6, 7, 8]),
+    'category_without_instance': (False, ['dog']),
+    'rare_category': (False, ['cat', 'dog']),
+    'category_name_twice': (False, ['dog']),
+    'no_location': (True, [4]),
+    'taken_location': (True, [2, 3]),
+    'no_area': (True, [7]),
+  }
+
+
+def test_allowed_kinds_do_not_fail(broken, capsys):
+  kinds = (
+    'missing_file,file_twice,unreadable_file,left_out,wrong_box,duplicate,no_area,'
+    'no_location,taken_location'
+  )
+  assert check(capsys, broken, f'--allow={kinds}')[0] == 0
+  assert check(capsys, broken, f'--allow={kinds.removesuffix(",taken_location")}')[0]
+
+
+def test_the_text_names_what_the_json_has(broken, capsys):
+  command = ['check-data', *NETWORK, f'--annotations={broken}/a.json']
+  assert command_line.run([*command, f'--images={broken}/images']) == 1
+  text = capsys.readouterr().out
+  assert 'LOST  1 files are missing: files 6.jpg' in text
+  assert 'LOST  1 pairs are the same object of the same category twice' in text
+  assert text.splitlines()[-1].startswith('lost or wrong: missing_file')
+
+
+def test_bound_counts_what_has_no_location(clean, capsys):
+  content = json.loads((clean / 'a.json').read_text())
+  # Of the two cats one is too small: it is found up to a recall of one half.
+  content['annotations'][1] = instance(2, 1, 24, 24, 2)
+  (clean / 'a.json').write_text(json.dumps(content))
+  _, report, _ = check(capsys, clean)
+  facts = report['facts']['Objects as targets, at the size of evaluation']
+  assert facts['bound on bbox']['AP'] == pytest.approx((51 / 101 + 1) / 2)
+  assert facts['share'] == pytest.approx(2 / 3)
+
+
+def test_caps_that_cut_are_said(clean, capsys):
+  caps = ['--config.eval.max_detections=1', '--config.eval.max_dets=(1,2,3)']
+  _, report, _ = check(capsys, clean, *caps, '--config.data.instance_ladder=1')
+  found = {f['kind']: f['count'] for f in report['findings']}
+  assert found['over_max_detections'] == 1
+  assert found['over_ladder'] == 1
+  content = json.loads((clean / 'a.json').read_text())
+  content['annotations'] += [instance(9 + i, 2, 20 + 30 * i, 120, 12) for i in (0, 1)]
+  content['annotations'] += [instance(19 + i, 2, 20 + 30 * i, 140, 9) for i in (0, 1)]
+  (clean / 'a.json').write_text(json.dumps(content))
+  _, report, _ = check(capsys, clean, *caps)
+  found = {f['kind']: f['count'] for f in report['findings']}
+  assert found['over_cap'] == 1
+  facts = report['facts']['Ground truth scored as predictions']
+  assert facts['segm AP'] < 1
+  assert facts['segm AP without that cap'] == 1
+
+
+@pytest.mark.parametrize('scale', [1, 2])
+def test_masks_come_back_from_their_cells(scale):
+  size = (64, 96)
+  view = whole_view((scale * 64, scale * 96), (scale * 64, scale * 96))
+  cells = np.zeros((scale * 16, scale * 24), bool)
+  cells[4 * scale : 8 * scale, 6 * scale : 12 * scale] = True
+  want = np.zeros(size, bool)
+  want[16:32, 24:48] = True
+  weights = weights_to_image(view, size)
+  found = read_back(cells, weights, want)
+  # All but the corner pixels, which a bilinear resize rounds off, at most.
+  assert (found != want).sum() <= 4
+  # Another cut fits a smaller mask better.
+  smaller = np.zeros(size, bool)
+  smaller[17:31, 25:47] = True
+  assert read_back(cells, weights, smaller).sum() < found.sum()
+  assert not read_back(np.zeros_like(cells), weights, want).any()
+
+
+def test_memory_grows_with_what_it_counts():
+  config = small.get_config()
+
+  def count(batch_size, canvas, instances):
+    return step_bytes(config, 2, BatchPlan(canvas, instances, batch_size, ()))
+
+  one = count(1, (64, 64), 8)
+  two = count(2, (64, 64), 8)
+  wide = count(1, (64, 128), 8)
+  many = count(1, (64, 64), 16)
+  assert one['state'] == two['state'] == wide['state'] == many['state']
+  for part in ('batch', 'activations', 'pairs'):
+    assert two[part] == 2 * one[part]
+  # Of the levels of odd size, the last ones, a little more or less than twice.
+  assert wide['activations'] == pytest.approx(2 * one['activations'], rel=0.02)
+  assert many['pairs'] == 2 * one['pairs']
+  assert many['activations'] == one['activations']
+  assert one['together'] == sum(size for name, size in one.items()) // 2
