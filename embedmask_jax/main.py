@@ -121,7 +121,7 @@ def _predict(values: flags.FlagValues, argv: Sequence[str]) -> int:
   unreadable = predict_files(
     stored,
     config,
-    images=images,
+    images=[images],
     output=output,
     score_threshold=values.score_threshold,
   )

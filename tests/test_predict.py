@@ -9,11 +9,11 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from configs import base
-from embedmask_jax import predict as predict_module
 from embedmask_jax.checkpoint import Metadata, StoredCheckpoint
 from embedmask_jax.errors import UserError
-from embedmask_jax.image_files import find_images, overlay_names
+from embedmask_jax.image_files import find_images, output_names
 from embedmask_jax.predict import Predictor, predict_files
+from embedmask_jax.predict import predictor as predict_module
 from embedmask_jax.structures import Detections
 
 
@@ -69,7 +69,7 @@ def network(monkeypatch):
         location=labels,
         masks=np.packbits(masks, axis=-1),
         num_candidates=valid.sum(axis=1),
-        num_kept=valid.sum(axis=1),
+        num_kept=np.full(rows, 3),
       )
 
     return inference
@@ -128,13 +128,14 @@ def test_arrays_that_are_no_images_are_told(stored, config, image):
     Predictor(stored, config)([grey(4, 4, 0), image])
 
 
-def run(stored, config, images, output, score_threshold=0.3):
+def run(stored, config, images, output, score_threshold=0.3, **options):
   return predict_files(
     stored,
     config,
-    images=str(images),
+    images=[str(images)],
     output=str(output),
     score_threshold=score_threshold,
+    **options,
   )
 
 
@@ -178,10 +179,10 @@ def test_equal_stems_get_overlays_of_their_own(stored, config, tmp_path):
 
 def test_no_two_overlays_share_a_name():
   names = ['a.png', 'a.jpg', 'A.tif', 'a.jpg.bmp', 'b.png', 'a.jpg.png']
-  overlays = overlay_names([Path('in', name) for name in names])
+  overlays = output_names([Path('in', name) for name in names])
   assert len(overlays) == len(names)
   assert len({overlay.lower() for overlay in overlays.values()}) == len(names)
-  assert overlays[Path('in/b.png')] == 'b.png'
+  assert overlays[Path('in/b.png')] == 'b'
 
 
 def test_the_cap_is_told(stored, config, tmp_path, caplog):
@@ -209,4 +210,4 @@ def test_mistakes_are_told(stored, config, tmp_path):
 def test_images_are_found_by_suffix_in_the_order_of_their_names(tmp_path):
   for name in ('b.PNG', 'a.jpeg', 'c.tiff'):
     (tmp_path / name).touch()
-  assert [p.name for p in find_images(tmp_path)] == ['a.jpeg', 'b.PNG', 'c.tiff']
+  assert [p.name for p in find_images([tmp_path])] == ['a.jpeg', 'b.PNG', 'c.tiff']
