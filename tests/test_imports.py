@@ -37,8 +37,8 @@ FORBIDDEN = {
 CONFIG_AWARE = (
   'checkpoint',
   'config',
+  'config_reading',
   'evaluate',
-  'main',
   'models.factory',
   'predict',
   'train',

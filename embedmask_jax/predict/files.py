@@ -13,13 +13,8 @@ from embedmask_jax.checkpoint import StoredCheckpoint
 from embedmask_jax.errors import UserError
 from embedmask_jax.folders import writable_folder
 from embedmask_jax.image_files import find_images, is_video, output_names
-from embedmask_jax.predict.outputs import (
-  COCO,
-  OVERLAY,
-  OutputFiles,
-  coco_data_set,
-  write_json,
-)
+from embedmask_jax.output_kinds import COCO, OVERLAY
+from embedmask_jax.predict.outputs import OutputFiles, coco_data_set, write_json
 from embedmask_jax.predict.predictor import Predictor, PreparedImage, RawImage
 from embedmask_jax.predict.run_ahead import run_ahead
 from embedmask_jax.predict.summary import Summary
@@ -53,7 +48,7 @@ def predict_files(
 ) -> list[str]:
   """Writes what is found in images and videos.
 
-  `output` gets the files that `save` asks for (see `outputs.KINDS`), and
+  `output` gets the files that `save` asks for (see `OUTPUT_KINDS`), and
   predictions.json, a list of COCO results (image_id, category_id, bbox [x, y, width,
   height], score, segmentation as compressed RLE) with file_name and category_name
   added. image_id counts the images found, from 1; every frame of a video is an image,

@@ -11,27 +11,17 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.output_kinds import (
+  CROPS,
+  GEOJSON,
+  INSTANCES,
+  LABEL_MAP,
+  LABELME,
+  OUTPUT_KINDS,
+  OVERLAY,
+)
 from embedmask_jax.predict.polygons import Polygon, open_holes
 from embedmask_jax.predict.prediction import Prediction
-
-OVERLAY = 'overlay'
-LABEL_MAP = 'label-map'
-INSTANCES = 'instances'
-CROPS = 'crops'
-COCO = 'coco'
-GEOJSON = 'geojson'
-LABELME = 'labelme'
-
-# What can be asked for -> what it is.
-KINDS = {
-  OVERLAY: 'NAME.png, masks, boxes, names and scores drawn over the image',
-  LABEL_MAP: 'label-map/NAME.png, 16-bit, number of the instance at every pixel, or 0',
-  INSTANCES: 'instances/NAME/001-CLASS.png, a black and white mask each',
-  CROPS: 'crops/NAME/001-CLASS.png, every object cut out, with alpha',
-  COCO: 'instances.json, a COCO data set of all images, with scores',
-  GEOJSON: 'geojson/NAME.geojson, polygons with holes in pixels of the image',
-  LABELME: 'labelme/NAME.json, polygons to correct in labelme',
-}
 
 
 class OutputFiles:
@@ -40,14 +30,16 @@ class OutputFiles:
   def __init__(
     self, folder: Path, kinds: Collection[str], *, polygon_tolerance: float = 0.0
   ):
-    """Takes the folder, what to write of `KINDS`, and see `mask_polygons`.
+    """Takes the folder, what to write of `OUTPUT_KINDS`, and see `mask_polygons`.
 
     Raises:
       UserError: an unknown kind, or a negative tolerance.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
+    unknown = [kind for kind in kinds if kind not in OUTPUT_KINDS]
     if unknown:
-      raise UserError(f'cannot save {unknown[0]!r}; there are {", ".join(KINDS)}')
+      raise UserError(
+        f'cannot save {unknown[0]!r}; there are {", ".join(OUTPUT_KINDS)}'
+      )
     if not polygon_tolerance >= 0:
       raise UserError(f'polygon_tolerance is {polygon_tolerance}; must be 0 or more')
     self._folder = folder

@@ -1,0 +1,46 @@
+"""Scores a checkpoint, by default on the evaluation data of its own config.
+
+WORKDIR/eval/<step> gets metrics.json, predictions.json and overlays/. --config=FILE
+replaces the parts `data` and `eval` of the stored config.
+"""
+
+import argparse
+
+from embedmask_jax.commands.shared_arguments import (
+  add_checkpoint,
+  add_compilation_cache,
+  open_stored,
+)
+from embedmask_jax.config_reading import stored_or_given_config
+from embedmask_jax.exit_status import SUCCESS
+
+SUMMARY = 'score a checkpoint: COCO metrics and example pictures'
+EXAMPLE = """\
+  embedmask eval --checkpoint=runs/mine \\
+    --config.data.eval.annotations=test.json --config.data.eval.images=images
+"""
+TAKES_CONFIG = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the command's arguments."""
+  add_checkpoint(parser, required=False)
+  parser.add_argument(
+    '--workdir',
+    default='',
+    help='where the results go, and the checkpoint comes from without --checkpoint; '
+    "default: the checkpoint's own",
+  )
+  add_compilation_cache(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+  """Evaluates; returns the exit status."""
+  stored = open_stored(arguments.checkpoint or arguments.workdir)
+  from embedmask_jax.compilation_cache import enable_compilation_cache
+  from embedmask_jax.evaluate import evaluate_checkpoint
+
+  config = stored_or_given_config(stored.metadata.config, arguments.config_flags)
+  enable_compilation_cache(arguments.compilation_cache)
+  evaluate_checkpoint(stored, config, workdir=arguments.workdir)
+  return SUCCESS

@@ -1,0 +1,32 @@
+"""Compiled programs kept on disk, so that a second run starts at once."""
+
+import os
+from pathlib import Path
+
+from embedmask_jax.data.scenes import default_folder
+from embedmask_jax.errors import UserError
+
+
+def enable_compilation_cache(folder: str) -> None:
+  """Tells jax where to keep compiled programs.
+
+  Args:
+    folder: made if need be; '' for the environment's JAX_COMPILATION_CACHE_DIR, or
+      xla in the cache folder; 'off' for none.
+
+  Raises:
+    UserError: it cannot be made.
+  """
+  import jax
+
+  if folder == 'off' or (not folder and os.environ.get('JAX_COMPILATION_CACHE_DIR')):
+    return
+  path = Path(folder) if folder else default_folder() / 'xla'
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f'--compilation-cache={path} cannot be written ({error.strerror}); name another '
+      'folder, or "off"'
+    ) from error
+  jax.config.update('jax_compilation_cache_dir', str(path))

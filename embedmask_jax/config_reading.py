@@ -1,0 +1,128 @@
+"""Configs as a command line gives them: --config=FILE and --config.part.field=value."""
+
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from embedmask_jax.config import check_names, differences, validate_config
+from embedmask_jax.errors import UserError
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+_FIELD_FLAG = re.compile(r'--(no)?config\.')
+_CONFIG_FLAG = re.compile(r'--(no)?config(\.[\w.]+)?')
+
+
+def split_config_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Takes the flags of the config out of a command line.
+
+  Args:
+    arguments: without the program's name.
+
+  Returns:
+    The flags of the config, each as --name=value and --config before the fields it
+    decides; and all others as they were.
+  """
+  config: list[str] = []
+  others: list[str] = []
+  awaits_value = False
+  for argument in arguments:
+    if awaits_value and not argument.startswith('-'):
+      config[-1] += f'={argument}'
+      awaits_value = False
+      continue
+    is_config = bool(_CONFIG_FLAG.fullmatch(argument.split('=')[0]))
+    awaits_value = is_config and '=' not in argument
+    (config if is_config else others).append(argument)
+  config.sort(key=lambda argument: not argument.startswith('--config='))
+  return config, others
+
+
+def config_path(config: Sequence[str]) -> str | None:
+  """The file that --config names last, if any.
+
+  Args:
+    config: the flags of the config as `split_config_flags` returns them.
+  """
+  paths = [a for a in config if a.startswith('--config=')]
+  return paths[-1].split('=', 1)[1] if paths else None
+
+
+def required_config(config: Sequence[str]) -> tuple[str, ConfigDict]:
+  """The path of --config, and its config with the fields given beside it.
+
+  Raises:
+    UserError: there is no --config, or it cannot be used.
+  """
+  path = config_path(config)
+  if path is None:
+    raise UserError('--config is missing; such as --config=configs/quickstart.py')
+  return path, _read_config(config)
+
+
+def stored_or_given_config(stored: ConfigDict, config: Sequence[str]) -> ConfigDict:
+  """The config of a checkpoint, with data and eval of --config where given.
+
+  Raises:
+    UserError: --config or one of the fields cannot be used.
+  """
+  if config_path(config) is None:
+    return _read_config(config, stored)
+  given = _read_config(config)
+  merged = stored.copy_and_resolve_references()
+  merged.data, merged.eval = given.data, given.eval
+  validate_config(merged)
+  for field, change in differences(merged, given).items():
+    logging.getLogger(__name__).info(
+      '%s is that of the checkpoint, not of --config (%s)', field, change
+    )
+  return merged
+
+
+def _read_config(config: Sequence[str], stored: ConfigDict | None = None) -> ConfigDict:
+  """The config of --config, or `stored`, with the fields given on the command line."""
+  # In a set of their own: a process may run twice.
+  values = flags.FlagValues()
+  arguments = ['embedmask', *config]
+  names = (argument.split('=')[0] for argument in config)
+  check_names(name.split('.', 1)[1] for name in names if _FIELD_FLAG.match(name))
+  path = config_path(config)
+  if path is None:
+    config_flags.DEFINE_config_dict(
+      'config', stored, flag_values=values, sys_argv=arguments
+    )
+  else:
+    if not Path(path.split(':')[0]).is_file():
+      raise UserError(f'--config={path}: no such file')
+    # Config files derive from each other as `configs.NAME`, beside the package.
+    if str(_REPOSITORY) not in sys.path:
+      sys.path.append(str(_REPOSITORY))
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=arguments)
+  parse_flags(values, arguments)
+  result = values.config
+  if not isinstance(result, ConfigDict):
+    raise UserError(f'--config={path}: get_config() must return a ConfigDict')
+  validate_config(result)
+  return result
+
+
+def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  """Parses `argv`, program name first, into `values`.
+
+  Raises:
+    UserError: whatever is wrong with it, in one line.
+  """
+  try:
+    rest = values(argv)
+  except Exception as error:  # the config file is Python, it may raise anything
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = lines[-1] if lines else ''
+    if not isinstance(error, flags.Error):
+      message = f'{type(error).__name__}: {message}'
+    raise UserError(f'command line or config: {message}') from error
+  if rest[1:]:
+    raise UserError(f'unexpected argument {rest[1]!r}; flags are written --name=value')

@@ -1,0 +1,82 @@
+"""What a checkpoint is, and what this installation is, as plain facts."""
+
+import importlib.metadata
+import json
+import math
+import os
+import sys
+from typing import Any
+
+import jax
+
+from embedmask_jax import __version__
+from embedmask_jax.checkpoint import StoredCheckpoint, open_checkpoint
+from embedmask_jax.presets import PRESETS
+
+_LIBRARIES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+_MAIN_METRICS = ('segm/AP', 'segm/AP50', 'segm/AP75', 'bbox/AP')
+
+
+def describe_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+  """Facts about a checkpoint, in JSON types; reads no arrays.
+
+  Args:
+    path: a work folder, whose newest checkpoint is taken, or WORKDIR/checkpoints/STEP.
+
+  Raises:
+    UserError: there is no checkpoint that can be opened.
+  """
+  stored = open_checkpoint(path)
+  config = stored.metadata.config
+  shapes = stored.shapes('variables')
+  parameters = [
+    math.prod(shape) for name, (shape, _) in shapes.items() if name[:6] == 'params'
+  ]
+  return {
+    'checkpoint': os.fspath(stored.folder),
+    'step': stored.step,
+    'preset': config.model.preset,
+    'backbone': config.model.backbone,
+    'norm': config.model.norm,
+    'classes': list(stored.metadata.class_names),
+    'parameters': sum(parameters),
+    'averaged': config.train.ema_decay > 0,
+    'input_size': {
+      'short_side': config.data.eval_short_side,
+      'long_side': config.data.long_side,
+    },
+    'metrics': _stored_metrics(stored),
+    'versions': _versions(),
+  }
+
+
+def describe_installation() -> dict[str, Any]:
+  """Versions, devices and presets, in JSON types."""
+  return {
+    'versions': _versions(),
+    'devices': [
+      f'{device.platform} {device.id} ({device.device_kind})'
+      for device in jax.devices()
+    ],
+    'presets': list(PRESETS),
+  }
+
+
+def _versions() -> dict[str, str]:
+  libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+  python = '.'.join(map(str, sys.version_info[:3]))
+  return {'embedmask': __version__, 'python': python, **libraries}
+
+
+def _stored_metrics(stored: StoredCheckpoint) -> dict[str, float | None]:
+  """The main ones of the evaluation of this step, if there was one."""
+  candidates = (
+    stored.folder / 'metrics' / 'metrics',
+    stored.folder.parents[1] / 'eval' / str(stored.step) / 'metrics.json',
+  )
+  for path in candidates:
+    if path.is_file():
+      content = json.loads(path.read_text())
+      if found := {key: content[key] for key in _MAIN_METRICS if key in content}:
+        return found
+  return {}

@@ -1,0 +1,90 @@
+"""The program `embedmask`: its commands, their help, and what a mistake looks like.
+
+Who is called with what is in test_main.py: its modes are these commands.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_imports import HEAVY, loaded_by
+
+from embedmask_jax import command_line
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def refused(capsys, *arguments):
+  """The one line on stderr of a command that fails by the user's mistake."""
+  assert command_line.run(arguments) == 2
+  captured = capsys.readouterr()
+  assert not captured.out
+  lines = captured.err.strip().splitlines()
+  assert len(lines) == 1, lines
+  assert lines[0].startswith('error: ')
+  return lines[0]
+
+
+@pytest.mark.parametrize('name', command_line.COMMANDS)
+def test_help_has_an_example_of_the_command(capsys, name):
+  assert command_line.run([name, '--help']) == 0
+  text = capsys.readouterr().out
+  assert f'example:\n  embedmask {name}' in text
+  assert 'exit status' in text
+
+
+def test_help_comes_without_jax():
+  calls = '\n'.join(
+    f'run(["{name}", "--help"])' for name in [*command_line.COMMANDS, '--help']
+  )
+  assert not loaded_by(f'from embedmask_jax.command_line import run\n{calls}') & HEAVY
+
+
+def test_overview_names_every_command(capsys):
+  assert command_line.run(['--help']) == 0
+  text = capsys.readouterr().out
+  assert all(f'\n  {name} ' in text for name in command_line.COMMANDS)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['chek-data'], 'did you mean check-data?'),
+    (['zzz'], 'there are train, eval, predict'),
+    (['--fast', 'train'], 'unknown option --fast'),
+    (['--quiet'], 'no command'),
+    (['train'], '--workdir is missing; see embedmask train --help'),
+    (['train', '--work=w'], '--workdir is missing'),
+    (['train', '--workdir=w', '--wrokdir=w'], 'unrecognized arguments: --wrokdir=w'),
+    (['train', '--workdir=w'], '--config is missing'),
+    (['train', '--workdir=w', '--config=no.py'], '--config=no.py: no such file'),
+    (['export', '--checkpoint=x', '--output=y', '--config.seed=1'], 'takes no config'),
+    (['predict', '--images=x', '--output=y'], '--checkpoint is missing'),
+    (['info', 'nowhere'], 'no such folder'),
+    (['info', 'a', 'b'], 'unrecognized arguments: b'),
+  ],
+)
+def test_a_mistake_is_one_line_and_status_2(capsys, arguments, message):
+  assert message in refused(capsys, *arguments)
+
+
+def test_without_a_command_the_overview_is_shown(capsys):
+  assert command_line.run([]) == 2
+  assert 'check-data' in capsys.readouterr().out
+
+
+def test_info_of_the_installation_as_json(capsys):
+  assert command_line.run(['info', '--json', '--quiet']) == 0
+  facts = json.loads(capsys.readouterr().out)
+  assert facts['presets'][:1] == ['2019']
+  assert facts['devices']
+  assert {'embedmask', 'python', 'jax'} <= set(facts['versions'])
+
+
+def test_the_program_ends_with_the_status():
+  call = [sys.executable, '-m', 'embedmask_jax.command_line', 'trian']
+  done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+  assert (done.returncode, done.stdout) == (2, '')
+  assert 'did you mean train?' in done.stderr
