@@ -34,6 +34,7 @@ def line_chart(
   x_range: tuple[float, float] | None = None,
   y_range: tuple[float, float] | None = None,
   size: tuple[int, int] = (460, 300),
+  has_low_legend: bool = False,
 ) -> str:
   """Draws lines over common axes; up to ten have colours of their own.
 
@@ -44,6 +45,8 @@ def line_chart(
     x_range: of the axis; that of the points by default.
     y_range: the same; by default it includes 0.
     size: (width, height) in pixels.
+    has_low_legend: whether the names stand low on the left, clear of falling curves,
+      and not high on the right.
 
   Returns:
     An `<svg>` element.
@@ -81,7 +84,7 @@ def line_chart(
   body.append(_text((left + width - _RIGHT) / 2, height - 6, x_name, anchor='middle'))
   for index, line in enumerate(lines):
     body += _draw_line(line, COLOURS[index % len(COLOURS)], place)
-  body += _legend(lines, width)
+  body += _legend(lines, size, is_low=has_low_legend)
   return _svg(body, width, height)
 
 
@@ -222,12 +225,14 @@ def _draw_line(line: Line, colour: str, place: object) -> list[str]:
   return parts
 
 
-def _legend(lines: Sequence[Line], width: int) -> list[str]:
+def _legend(lines: Sequence[Line], size: tuple[int, int], *, is_low: bool) -> list[str]:
   named = [(i, line) for i, line in enumerate(lines) if line.name.strip()]
   if not named:
     return []
   wide = 26 + 7 * max(len(line.name[:24]) for _, line in named)
-  x, y = width - _RIGHT - wide, _TOP + 4
+  x, y = size[0] - _RIGHT - wide, _TOP + 4
+  if is_low:
+    x, y = _LEFT + 6, size[1] - _BOTTOM - 16 * len(named) - 8
   parts = [
     f'<rect x="{x}" y="{y}" width="{wide}" height="{16 * len(named) + 4}" '
     'fill="#fff" fill-opacity="0.8"/>'

@@ -11,7 +11,7 @@ from embedmask_jax.report.findings import (
   OperatingPoint,
   image_qualities,
 )
-from embedmask_jax.report.matching import ImageMatches
+from embedmask_jax.report.matching import ImageMatches, confused
 from embedmask_jax.report.pictures import side_by_side
 
 # Images of each kind.
@@ -40,12 +40,16 @@ def example_pictures(
   def picture(quality: ImageQuality) -> str:
     image = images[quality.index]
     if quality.index not in drawn:
-      shown = image.detections[image.scores >= point.threshold]
+      is_shown = image.scores >= point.threshold
+      shown = image.detections[is_shown]
+      pairs = dict(confused(image, point.threshold))
+      found = [pairs.get(int(i), int(image.found[i])) for i in np.flatnonzero(is_shown)]
       drawn[quality.index] = side_by_side(
         read_image(image.image_id),
         [scored.truth['annotations'][i] for i in image.truth],
         [scored.detections[i] for i in shown],
         scored.class_names,
+        found,
       )
     words = (
       f'{names[image.image_id]} (id {image.image_id}): quality {quality.quality:.2f}, '

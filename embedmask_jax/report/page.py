@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -129,10 +130,9 @@ def _curves(scored: Scored, main: str) -> str:
       means = precision[:, defined].mean(axis=1)
       lines.append(Line(shown, recall.tolist(), means.tolist()))
   unit = (0.0, 1.0)
-  axes = {'x_name': 'recall', 'x_range': unit, 'y_range': unit}
-  charts = [
-    line_chart(lines, title=f'precision of {name}s, mean of classes', **axes)  # type: ignore[arg-type]
-  ]
+  axes: dict[str, Any] = {'x_name': 'recall', 'x_range': unit, 'y_range': unit}
+  axes['has_low_legend'] = True
+  charts = [line_chart(lines, title=f'precision of {name}s, mean of classes', **axes)]
   precision = _precision(tables, 0.5)
   counts = _instance_counts(scored)
   order = sorted(range(len(tables.category_ids)), key=lambda c: -counts[c])
@@ -146,7 +146,7 @@ def _curves(scored: Scored, main: str) -> str:
     for c in chosen
   ]
   which = 'of each class' if len(chosen) == len(order) else 'of the commonest classes'
-  charts.append(line_chart(per_class, title=f'{which}, IoU 0.5', **axes))  # type: ignore[arg-type]
+  charts.append(line_chart(per_class, title=f'{which}, IoU 0.5', **axes))
   sizes = []
   for size in _SIZE_NAMES.values():
     precision = _precision(tables, 0.5, size)
@@ -154,7 +154,7 @@ def _curves(scored: Scored, main: str) -> str:
     if defined.any():
       means = precision[:, defined].mean(axis=1)
       sizes.append(Line(size, recall.tolist(), means.tolist()))
-  charts.append(line_chart(sizes, title='by size, IoU 0.5', **axes))  # type: ignore[arg-type]
+  charts.append(line_chart(sizes, title='by size, IoU 0.5', **axes))
   return f'<div class="charts">{"".join(charts)}</div>'
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ def side_by_side(
   truth: Sequence[dict],
   detections: Sequence[dict],
   class_names: dict[int, str],
+  found: Sequence[int],
 ) -> str:
   """Draws ground truth on the left and detections on the right.
 
@@ -28,13 +30,17 @@ def side_by_side(
     truth: annotations, `segmentation` as RLE or absent.
     detections: the same with `score`.
     class_names: category id -> name.
+    found: for each detection the annotation whose colour it gets, or negative.
 
   Returns:
     A JPEG as data URI.
   """
+  others = itertools.count(len(truth))
+  colours = [k if k >= 0 else next(others) for k in found]
+  own = list(range(len(truth)))
   halves = [
-    _shrunk(_drawn(image, truth, class_names, has_scores=False)),
-    _shrunk(_drawn(image, detections, class_names, has_scores=True)),
+    _shrunk(_drawn(image, truth, class_names, own, has_scores=False)),
+    _shrunk(_drawn(image, detections, class_names, colours, has_scores=True)),
   ]
   height, width = halves[0].height, halves[0].width
   sheet = Image.new('RGB', (2 * width + _GAP, height), 'white')
@@ -49,6 +55,7 @@ def _drawn(
   image: np.ndarray,
   entries: Sequence[dict],
   class_names: dict[int, str],
+  colours: Sequence[int],
   *,
   has_scores: bool,
 ) -> np.ndarray:
@@ -69,6 +76,7 @@ def _drawn(
     np.arange(len(entries)),
     scores,
     [class_names[entry['category_id']] for entry in entries],
+    colours,
   )
 
 

@@ -2,21 +2,9 @@
 
 import numpy as np
 import pytest
+from handmade_prediction import fill
 
 from embedmask_jax.predict.polygons import mask_polygons, open_holes, ring_area
-
-
-def fill(rings, size):
-  """Pixels whose middle is inside an odd number of rings."""
-  rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
-  inside = np.zeros(size, bool)
-  for ring in rings:
-    for (x1, y1), (x2, y2) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
-      if y1 == y2:
-        continue
-      crosses = (y1 > rows) != (y2 > rows)
-      inside ^= crosses & (columns < x1 + (rows - y1) / (y2 - y1) * (x2 - x1))
-  return inside
 
 
 def random_mask(seed, size=(13, 17)):
