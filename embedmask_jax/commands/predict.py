@@ -133,8 +133,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _class_threshold(text: str) -> tuple[str, float]:
-  name, _, score = text.rpartition('=')
+  name, sign, score = text.rpartition('=')
   try:
+    if not sign or not name:
+      raise ValueError
     return name, float(score)
   except ValueError as error:
     raise UserError(

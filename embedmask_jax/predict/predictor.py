@@ -119,14 +119,16 @@ class Predictor:
     )
     if max_detections is not None and max_detections < 1:
       raise UserError(f'max_detections is {max_detections}; must be 1 or more')
+    if tile < 0 or 0 < tile < 32:
+      raise UserError(f'tile is {tile}; must be 0, or 32 pixels or more')
+    if overlap and not tile:
+      raise UserError(f'overlap is {overlap}, but there are no tiles; set tile')
     if overlap is None:
       overlap = tile // 4
     if tile and not 0 <= overlap <= tile // 2:
       raise UserError(
         f'overlap is {overlap}; must be 0 to {tile // 2}, half of a tile of {tile}'
       )
-    if tile < 0 or 0 < tile < 32:
-      raise UserError(f'tile is {tile}; must be 0, or 32 pixels or more')
     self._tile, self._overlap = tile, overlap
     self._views = view_settings(config)
     self._canvases = self._views['canvases'] or derive_canvases(
@@ -222,7 +224,7 @@ class Predictor:
 
     def land() -> Iterator[RawImage]:
       places, on_device = under_way.pop(0)
-      detections = jax.device_get(on_device)
+      detections = self._fetch(on_device)
       for row, (number, tile) in enumerate(places):
         prepared, parts = gathered[number]
         found = jax.tree.map(lambda leaf, row=row: leaf[row], detections)
@@ -306,6 +308,10 @@ class Predictor:
       name: np.concatenate([row[name] for row in [*rows, *fill]]) for name in rows[0]
     }
     return self._inference(self._variables, Batch(**arrays), masks_canvas)
+
+  def _fetch(self, on_device: Detections) -> Detections:
+    """Waits for a batch; its arrays on the host."""
+    return jax.device_get(on_device)
 
   def _above_threshold(self, found: Detections) -> RawTile:
     """The rows to show, copied, so that the rest of the batch is set free."""
