@@ -39,5 +39,5 @@ def test_nothing_logged_is_no_picture(tmp_path):
   with MetricWriter(tmp_path):
     pass
   assert not (tmp_path / CURVES_NAME).exists()
-  (tmp_path / 'one.jsonl').write_text(json.dumps({'step': 1, 'loss': None}) + '\n')
+  (tmp_path / 'one.jsonl').write_text(json.dumps({'step': 1, 'loss': None}) + '\n{"ste')
   assert draw_training_curves(tmp_path / 'one.jsonl') is not None

@@ -23,7 +23,7 @@ def draw_training_curves(lines: Path) -> str | None:
   Raises:
     OSError: the file cannot be read.
   """
-  rows = [json.loads(line) for line in lines.read_text().splitlines() if line]
+  rows = _read_rows(lines)
   names = list(dict.fromkeys(name for row in rows for name in row))
 
   def curve(name: str, *, shown: str = '', has_dots: bool = False) -> Line:
@@ -59,6 +59,19 @@ def draw_training_curves(lines: Path) -> str | None:
   return stack(charts, columns=2, size=_PANEL) if charts else None
 
 
+def _read_rows(lines: Path) -> list[dict]:
+  """The lines of metrics.jsonl, but for the torn last one of a killed run."""
+  rows = []
+  for line in lines.read_text(encoding='utf-8').splitlines():
+    try:
+      row = json.loads(line)
+    except ValueError:
+      continue
+    if isinstance(row, dict) and 'step' in row:
+      rows.append(row)
+  return rows
+
+
 def write_training_curves(lines: Path) -> None:
   """Writes the picture beside metrics.jsonl, in one go.
 
@@ -67,6 +80,7 @@ def write_training_curves(lines: Path) -> None:
   """
   picture = draw_training_curves(lines)
   if picture is None:
+    lines.with_name(CURVES_NAME).unlink(missing_ok=True)
     return
   beside = lines.with_name(f'{CURVES_NAME}.{os.getpid()}.tmp')
   beside.write_text(picture)

@@ -93,7 +93,7 @@ def predict_files(
   )
   summary = Summary(paths, max_detections=predictor.max_detections)
   names = output_names(paths)
-  run = _Run(predictor, files, folder, names, summary, threads)
+  run = FileRun(predictor, files, folder, names, summary, threads)
   started = time.perf_counter()
   run.images([path for path in paths if not is_video(path)])
   for path in paths:
@@ -108,8 +108,8 @@ def predict_files(
   return [path.name for path in summary.unreadable]
 
 
-class _Run:
-  """The stages of a run of the command, one after another."""
+class FileRun:
+  """The stages of the command: reading, the device, writing."""
 
   def __init__(
     self,
@@ -120,6 +120,7 @@ class _Run:
     summary: Summary,
     threads: int,
   ):
+    """Takes what to write where, names without suffix, and see `predict_files`."""
     self._predictor = predictor
     self._files = files
     self._folder = folder

@@ -15,13 +15,18 @@ import statistics
 import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
 from timing import measure, print_machine, print_times, ratio
 
 from embedmask_jax.checkpoint import open_checkpoint
-from embedmask_jax.predict import Predictor, files, predict_files
+from embedmask_jax.image_files import find_images, output_names
+from embedmask_jax.predict import Predictor
+from embedmask_jax.predict.files import THREADS, FileRun
+from embedmask_jax.predict.outputs import OutputFiles
+from embedmask_jax.predict.summary import Summary
 
 
 class TimedDevice(Predictor):
@@ -60,37 +65,39 @@ def main() -> None:
   arguments = parser.parse_args()
 
   stored = open_checkpoint(arguments.checkpoint)
-  if arguments.device_seconds:
-    TimedDevice.seconds = arguments.device_seconds
-    files.Predictor = TimedDevice  # type: ignore[misc]
-  busy: dict[int, list[float]] = {0: [], files.THREADS: []}
+  TimedDevice.seconds = arguments.device_seconds
+  kind = TimedDevice if arguments.device_seconds else Predictor
+  predictor = kind(stored, stored.metadata.config)
+  paths = find_images(arguments.images)
+  busy: dict[int, list[float]] = {0: [], THREADS: []}
 
   def run(threads: int) -> None:
     before, start = TimedDevice.busy, time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-      predict_files(
-        stored,
-        stored.metadata.config,
-        images=arguments.images,
-        output=folder,
-        save=arguments.save.split(','),
-        threads=threads,
-      )
+    with tempfile.TemporaryDirectory() as name:
+      FileRun(
+        predictor,
+        OutputFiles(Path(name), arguments.save.split(',')),
+        Path(name),
+        output_names(paths),
+        Summary(paths, max_detections=predictor.max_detections),
+        threads,
+      ).images(paths)
     share = (TimedDevice.busy - before) / (time.perf_counter() - start)
     busy[threads].append(share)
 
   print_machine()
   seconds = measure(
-    {'one after another': lambda: run(0), 'in stages': lambda: run(files.THREADS)},
+    {'one after another': lambda: run(0), 'in stages': lambda: run(THREADS)},
     arguments.rounds,
   )
+  print(f'{len(paths)} images')
   print_times(seconds)
   print(
     f'one after another / in stages: '
     f'{ratio(seconds, "one after another", "in stages"):.2f}'
   )
   if arguments.device_seconds:
-    for threads, name in ((0, 'one after another'), (files.THREADS, 'in stages')):
+    for threads, name in ((0, 'one after another'), (THREADS, 'in stages')):
       share = statistics.median(busy[threads][1:])
       print(f'device busy, {name}: {share:.2f} of the time')
 
