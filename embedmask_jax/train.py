@@ -263,6 +263,8 @@ def _evaluation(
     if evaluator:
       variables = replicate(local_mesh(), state.variables)
       metrics = evaluator(variables, folder, step=step, writer=writer)
+      if writer:
+        writer.draw_curves()
     metrics = hosts.from_first(metrics)
     return metrics, None if metrics is None else folder
 

@@ -1,4 +1,4 @@
-"""What a run reports over its steps: metrics.jsonl and TensorBoard event files."""
+"""What a run reports over its steps: metrics.jsonl, curves and TensorBoard files."""
 
 import json
 import math
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.metrics.training_curves import write_training_curves
 
 JSONL_NAME = 'metrics.jsonl'
 TENSORBOARD_NAME = 'tensorboard'
@@ -23,7 +25,8 @@ class MetricWriter:
   (seconds since 1970) and the values under their names, null for what is not finite
   or None, since JSON has no NaN. `WORKDIR/tensorboard` has the same for TensorBoard,
   and the pictures; TensorFlow is not needed. Every line is on disk when its call
-  returns. Usable as a context manager.
+  returns. `WORKDIR/training_curves.svg` shows the numbers, drawn at every evaluation
+  and at the end. Usable as a context manager.
 
   Args:
     workdir: existing or new folder.
@@ -85,8 +88,17 @@ class MetricWriter:
     """Shows a picture, uint8 [h, w, 3], RGB, in TensorBoard."""
     self._events.add_image(name, image, int(step), dataformats='HWC')
 
+  def draw_curves(self) -> None:
+    """Draws training_curves.svg from what has been logged so far."""
+    try:
+      write_training_curves(Path(self._lines.name))
+    except OSError as error:
+      # The numbers are safe, and the run is worth more than its picture.
+      logging.warning('the training curves cannot be written (%s)', error.strerror)
+
   def close(self) -> None:
-    """Puts what is pending on disk and closes the files."""
+    """Puts what is pending on disk, draws the curves and closes the files."""
+    self.draw_curves()
     self._lines.close()
     self._events.close()
 
