@@ -3,13 +3,14 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from absl import logging
+from etils import epath
 
 from embedmask_jax.data.decode import decode_image
 from embedmask_jax.errors import UserError
+from embedmask_jax.storage import located, read_bytes, reason
 
 SUFFIXES = frozenset(
   f'.{name}'
@@ -20,13 +21,13 @@ SUFFIXES = frozenset(
 )
 
 
-def find_images(images: str | os.PathLike) -> list[Path]:
+def find_images(images: str | os.PathLike) -> list[epath.Path]:
   """The image file, or those of a folder by their suffix, sorted by name.
 
   Raises:
     UserError: there is nothing there, or no image in the folder.
   """
-  path = Path(images).expanduser()
+  path = located(images)
   if path.is_file():
     return [path]
   if not path.is_dir():
@@ -52,13 +53,13 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     UserError: the file cannot be read or decoded.
   """
   try:
-    content = Path(path).read_bytes()
+    content = read_bytes(path)
   except OSError as error:
-    raise UserError(f'{path}: cannot be read ({error.strerror})') from error
+    raise UserError(f'{path}: cannot be read ({reason(error)})') from error
   return decode_image(content, os.fspath(path))
 
 
-def overlay_names(paths: Sequence[Path]) -> dict[Path, str]:
+def overlay_names(paths: Sequence[epath.Path]) -> dict[epath.Path, str]:
   """A name of its own for the overlay of every image.
 
   <stem>.png, or <file name>.png where several images have that stem, with a number
@@ -66,7 +67,7 @@ def overlay_names(paths: Sequence[Path]) -> dict[Path, str]:
   systems they are.
   """
   times = Counter(path.stem.lower() for path in paths)
-  names: dict[Path, str] = {}
+  names: dict[epath.Path, str] = {}
   taken: set[str] = set()
   # Stems without a twin come first: they keep their name whatever the others get.
   for path in sorted(paths, key=lambda path: times[path.stem.lower()] > 1):

@@ -308,10 +308,11 @@ def _enable_compilation_cache(folder: str) -> None:
   import jax
 
   from embedmask_jax.data.scenes import default_folder
+  from embedmask_jax.storage import located
 
   if folder == 'off' or (not folder and os.environ.get('JAX_COMPILATION_CACHE_DIR')):
     return
-  path = Path(folder) if folder else default_folder() / 'xla'
+  path = located(folder or default_folder() / 'xla')
   try:
     path.mkdir(parents=True, exist_ok=True)
   except OSError as error:

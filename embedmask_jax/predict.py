@@ -4,12 +4,12 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
@@ -20,12 +20,13 @@ from embedmask_jax.data.transforms import empty_batch, fill_image
 from embedmask_jax.datasets import view_settings
 from embedmask_jax.devices import data_mesh
 from embedmask_jax.errors import UserError
-from embedmask_jax.evaluate import detection_settings, load_model
+from embedmask_jax.evaluate import detection_settings, load_model, save_png
 from embedmask_jax.folders import writable_folder
 from embedmask_jax.image_files import find_images, overlay_names, read_image
 from embedmask_jax.inference import make_inference, output_canvas
 from embedmask_jax.metrics.results import encode_mask, unpack_masks
 from embedmask_jax.presets import PRESETS
+from embedmask_jax.storage import located
 from embedmask_jax.structures import Batch, Detections
 from embedmask_jax.visualize import draw_detections
 
@@ -200,7 +201,8 @@ def predict_files(
     UserError: no images, a folder that cannot be used, or see `Predictor`.
   """
   paths = find_images(images)
-  if any(path.parent.resolve() == Path(output).resolve() for path in paths):
+  target = os.path.realpath(located(output))
+  if any(os.path.realpath(path.parent) == target for path in paths):
     raise UserError(
       f'--output={output} is the folder of the images, which overlays could replace; '
       'name another'
@@ -232,7 +234,7 @@ def predict_files(
           prediction.scores,
           predictor.metadata.class_names,
         )
-        Image.fromarray(drawn).save(folder / overlays[path])
+        save_png(drawn, folder / overlays[path])
         if len(prediction.scores) == predictor.max_detections:
           capped.append(path.name)
       bar.update(len(paths[first : first + _GROUP]))
@@ -250,7 +252,7 @@ def predict_files(
 
 
 def _report(
-  folder: Path, num_images: int, num_instances: int, unreadable: Mapping[str, str]
+  folder: epath.Path, num_images: int, num_instances: int, unreadable: Mapping[str, str]
 ) -> None:
   logging.info(
     '%d instances in %d images: overlays and predictions.json in %s',

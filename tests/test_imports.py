@@ -24,7 +24,8 @@ OURS = {
   'mask_loss': ('ops', 'presets', 'proposal_sampling', 'structures'),
   'losses': ('mask_loss', 'ops', 'presets', 'proposal_sampling', 'structures'),
   'postprocess': ('ops', 'presets', 'structures'),
-  'data': ('data', 'errors', 'ops.locations', 'presets'),
+  'storage': ('errors',),
+  'data': ('data', 'errors', 'ops.locations', 'presets', 'storage'),
 }
 # A module or folder -> third parties it may not import, not even inside a function.
 FORBIDDEN = {

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.metrics.mirror import Mirror
+from embedmask_jax.storage import is_remote, located
 
 JSONL_NAME = 'metrics.jsonl'
 TENSORBOARD_NAME = 'tensorboard'
@@ -23,10 +25,10 @@ class MetricWriter:
   (seconds since 1970) and the values under their names, null for what is not finite
   or None, since JSON has no NaN. `WORKDIR/tensorboard` has the same for TensorBoard,
   and the pictures; TensorFlow is not needed. Every line is on disk when its call
-  returns. Usable as a context manager.
+  returns; in an object store all are there after `flush`. Usable as a context manager.
 
   Args:
-    workdir: existing or new folder.
+    workdir: existing or new folder, of a file system or gs://...
     restored_step: the step that training goes on from (0 for a start from nothing).
       What an earlier run logged beyond it is dropped, so that curves do not fold
       back; None leaves all as it is and appends.
@@ -39,6 +41,10 @@ class MetricWriter:
     # It takes long to import, and reading this module should not.
     from tensorboardX import SummaryWriter
 
+    self._mirror = Mirror(located(workdir)) if is_remote(workdir) else None
+    if self._mirror:
+      self._mirror.fetch(JSONL_NAME)
+      workdir = self._mirror.folder
     path = Path(workdir) / JSONL_NAME
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,15 +86,33 @@ class MetricWriter:
     for name, number in numbers.items():
       if number is not None:
         self._events.add_scalar(name, number, int(step))
+    if self._mirror:
+      self._mirror.copy_if_due()
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     """Shows a picture, uint8 [h, w, 3], RGB, in TensorBoard."""
     self._events.add_image(name, image, int(step), dataformats='HWC')
 
+  def flush(self) -> None:
+    """Puts what is pending where it belongs.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    self._events.flush()
+    if self._mirror:
+      self._mirror.copy()
+
   def close(self) -> None:
-    """Puts what is pending on disk and closes the files."""
+    """Puts what is pending where it belongs and closes the files.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     self._lines.close()
     self._events.close()
+    if self._mirror:
+      self._mirror.close()
 
   def __enter__(self) -> 'MetricWriter':
     return self
