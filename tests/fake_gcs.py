@@ -257,6 +257,8 @@ def fake_gcs():
   handler = type('Handler', (_Handler,), {'gcs': gcs, 'uploads': {}})
   server = ThreadingHTTPServer(('localhost', 0), handler)
   server.daemon_threads = True
+  # Clients that are killed leave connections behind.
+  server.handle_error = lambda *args: None
   gcs.url = f'http://localhost:{server.server_port}'
   thread = threading.Thread(target=server.serve_forever, daemon=True)
   thread.start()
