@@ -1,12 +1,13 @@
 """Evaluation: every image once, to COCO metrics, results and example pictures."""
 
+import io
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
@@ -30,6 +31,7 @@ from embedmask_jax.models.factory import build_model, init_variables
 from embedmask_jax.postprocess import DetectionSettings
 from embedmask_jax.presets import PRESETS
 from embedmask_jax.report.page import make_page
+from embedmask_jax.storage import located
 from embedmask_jax.structures import Batch, Detections
 from embedmask_jax.visualize import draw_detections
 
@@ -55,7 +57,7 @@ class Evaluator:
   def __call__(
     self,
     variables: dict,
-    folder: Path,
+    folder: epath.Path,
     *,
     step: int,
     writer: MetricWriter | None = None,
@@ -107,10 +109,11 @@ class Evaluator:
     )
     metrics = scored.metrics
     metrics['count/images_at_cap'] = self._tell_about_cap(kept)
-    (folder / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
     (folder / 'predictions.json').write_text(json.dumps(results))
     for index, picture in overlays.items():
-      Image.fromarray(picture).save(overlay_folder / f'{index:06d}.png')
+      save_png(picture, overlay_folder / f'{index:06d}.png')
+    # Last: where it is, all of them are.
+    (folder / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
     tqdm.write(f'step {step}\n{format_table(metrics)}')
     if writer:
       writer.scalars(step, {k: v for k, v in metrics.items() if 'count/' not in k})
@@ -120,7 +123,7 @@ class Evaluator:
       self._write_report(folder, scored, step)
     return metrics
 
-  def _write_report(self, folder: Path, scored: Scored, step: int) -> None:
+  def _write_report(self, folder: epath.Path, scored: Scored, step: int) -> None:
     positions = {key: index for index, key in enumerate(self._source.image_ids)}
 
     def read_image(image_id: int) -> np.ndarray:
@@ -265,13 +268,20 @@ def evaluate_checkpoint(
   log_report('evaluation', source)
   mesh = data_mesh()
   model, variables = load_model(stored, config, mesh)
-  root = Path(workdir) if workdir else Path(stored.folder).parents[1]
+  root = located(workdir) if workdir else stored.folder.parents[1]
   folder = root / 'eval' / str(stored.step)
   metrics = Evaluator(model, source, config, mesh)(
     variables, folder, step=stored.step, has_report=True
   )
   logging.info('evaluated step %d of %s: see %s', stored.step, stored.folder, folder)
   return metrics
+
+
+def save_png(picture: np.ndarray, path: epath.Path) -> None:
+  """Writes a picture, uint8 [h, w, 3], RGB."""
+  content = io.BytesIO()
+  Image.fromarray(picture).save(content, 'PNG')
+  path.write_bytes(content.getvalue())
 
 
 def _spread(count: int, wanted: int) -> frozenset[int]:

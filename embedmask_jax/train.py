@@ -22,13 +22,13 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -89,7 +89,7 @@ class TrainResult:
 
   step: int
   metrics: Metrics | None
-  folder: Path | None
+  folder: epath.Path | None
   seconds: float
 
 
@@ -134,17 +134,18 @@ def set_up(config: ConfigDict, num_classes: int, mesh: Mesh) -> Training:
     mesh,
     accumulation_steps=config.train.accumulation_steps,
     ema_decay=config.train.ema_decay,
+    remat=config.train.remat,
     seed=config.seed,
   )
   return Training(model, variables, trained, optimizer, schedule, num_steps, train_step)
 
 
-def train(config: ConfigDict, workdir: str | Path) -> TrainResult:
+def train(config: ConfigDict, workdir: epath.PathLike) -> TrainResult:
   """Trains, evaluates and saves as the config says; the command `--mode=train`.
 
   Args:
     config: validated.
-    workdir: the run's folder, made if need be.
+    workdir: the run's folder, made if need be; may be gs://BUCKET/...
 
   Raises:
     UserError: a folder, data set or checkpoint that cannot be used; a batch size
@@ -162,7 +163,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainResult:
     return _train(config, workdir, mesh)
 
 
-def _train(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainResult:
+def _train(config: ConfigDict, workdir: epath.Path, mesh: Mesh) -> TrainResult:
   """The run in its own folder."""
   start = time.perf_counter()
   source = open_train_source(config.data, PRESETS[config.model.preset])
@@ -219,6 +220,9 @@ def _train(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainResult:
         is_evaluated = is_eval_due and not is_stopped
         if is_evaluated:
           metrics, folder = evaluate(state, done)
+        if writer:
+          # What precedes a checkpoint is in the logs, however the run ends.
+          writer.flush()
         checkpoints.save(state, metrics if is_evaluated else None)
         progress.pause()
       if is_stopped:
@@ -230,7 +234,7 @@ def _train(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainResult:
 
 
 def _open_writer(
-  workdir: Path, config: ConfigDict, first_step: int
+  workdir: epath.Path, config: ConfigDict, first_step: int
 ) -> contextlib.AbstractContextManager[MetricWriter | None]:
   """The logs, on the first host."""
   if not hosts.is_first():
@@ -244,9 +248,9 @@ def _evaluation(
   model: EmbedMask,
   config: ConfigDict,
   metadata: Metadata,
-  workdir: Path,
+  workdir: epath.Path,
   writer: MetricWriter | None,
-) -> Callable[[TrainState, int], tuple[Metrics | None, Path | None]]:
+) -> Callable[[TrainState, int], tuple[Metrics | None, epath.Path | None]]:
   """Returns (state, step) -> (metrics, folder): by the first host, known to all."""
   evaluator = None
   if hosts.is_first():
@@ -257,7 +261,9 @@ def _evaluation(
       log_report('evaluation', source)
       evaluator = Evaluator(model, source, config, local_mesh())
 
-  def evaluate(state: TrainState, step: int) -> tuple[Metrics | None, Path | None]:
+  def evaluate(
+    state: TrainState, step: int
+  ) -> tuple[Metrics | None, epath.Path | None]:
     metrics = None
     folder = workdir / 'eval' / str(step)
     if evaluator:

@@ -80,10 +80,10 @@ def toy_variables(model, seed):
 
 
 def make_toy_step(
-  model, optimizer, mesh, *, accumulation_steps=1, ema_decay=0.0, seed=0
+  model, optimizer, mesh, *, accumulation_steps=1, ema_decay=0.0, remat='none', seed=0
 ):
   """A step whose result depends on every image it has seen, and on their order."""
-  del model, mesh, accumulation_steps, ema_decay, seed
+  del model, mesh, accumulation_steps, ema_decay, remat, seed
 
   @jax.jit
   def step(state, batch):
