@@ -76,7 +76,9 @@ def compile_programs(
 
 def operations(program: jax.stages.Compiled) -> Counter[str]:
   """How often each HLO operation occurs in the optimised program."""
-  return Counter(re.findall(r' = \S+ ([a-z][\w-]*)\(', program.as_text()))
+  return Counter(
+    re.findall(r'^.*? = .*?[)}\]] ([a-z][\w-]*)\(', program.as_text(), re.M)
+  )
 
 
 def main() -> None:
