@@ -98,7 +98,8 @@ def disc(y, x, radius):
 
 
 def test_masks_that_differ_a_little_between_tiles_are_one_object():
-  truth = [(disc(50, 48, 10), 0), (disc(120, 130, 60), 1)]
+  # Seen in part, seen whole by two tiles, and larger than any tile.
+  truth = [(disc(50, 48, 10), 0), (disc(20, 51, 5), 0), (disc(120, 130, 60), 1)]
 
   def rough(tile, found):
     # Each tile sees the masks a pixel further down or up.
@@ -106,7 +107,18 @@ def test_masks_that_differ_a_little_between_tiles_are_one_object():
     windows = tuple(window.moved(shift, 0) for window in found.windows)
     return TileFindings(found.boxes, found.scores, found.labels, windows)
 
-  assert len(merged(truth, 64, 24, rough).scores) == 2
+  assert len(merged(truth, 64, 24, rough).scores) == 3
+
+
+def test_two_classes_in_one_place_both_stay():
+  truth = [(disc(20, 51, 5), 0), (disc(20, 51, 5), 1)]
+
+  def one_class(tile, found):
+    mine = [truth[int(tile.left > 0)]]
+    return seen_by(tile, mine, np.random.default_rng(tile.left))
+
+  result = merged(truth, 64, 24, one_class)
+  assert sorted(result.labels.tolist()) == [0, 1]
 
 
 def test_a_part_taken_for_another_class_gives_way_to_the_whole():
