@@ -17,7 +17,7 @@ from fake_gcs import Refused, fake_gcs
 from test_main import run
 from toy_run import finish, seen_batches, start, stored_checksums
 
-from embedmask_jax.checkpoint import list_steps, open_checkpoint
+from embedmask_jax.checkpoint import list_steps
 from embedmask_jax.data import record_source
 from embedmask_jax.data.coco_source import CocoSource
 from embedmask_jax.data.record_source import RecordSource

@@ -3,8 +3,8 @@
   python tests/toy_run.py WORKDIR [--config.part.field=value ...]
 
 Data, checkpoints, logs and hosts are real. WORKDIR/seen.<host>.jsonl gets a line for
-every batch: the step and the images of this host's share. Where TOY_WORKDIR names another
-work folder, such as one in a bucket, WORKDIR gets nothing else.
+every batch: the step and the images of this host's share. Where TOY_WORKDIR names
+another work folder, such as one in a bucket, WORKDIR gets nothing else.
 
 Environment: TOY_STEP_SECONDS, how long a step takes; TOY_HEARTBEAT_SECONDS, see
 `hosts.py`; TOY_DIE_IN_WRITE=n, the n-th
