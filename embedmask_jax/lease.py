@@ -126,8 +126,9 @@ class _Keeper:
     self._generation = generation
     self._on_loss = on_loss
     self._beat = beat_seconds
-    # With this much to spare, the last attempt is over before anyone takes it.
-    self._patience = lease_seconds - 2 * beat_seconds
+    # An attempt takes a beat at most and the next begins one later: with this much to
+    # spare, the last one is over before anyone takes the lock.
+    self._patience = lease_seconds - 3 * beat_seconds
     self._renewed = time.monotonic()
     self._is_over = threading.Event()
     self._thread = threading.Thread(target=self._keep, name='lease', daemon=True)

@@ -64,11 +64,10 @@ def measure_planning(config, count: int) -> None:
   for step in range(1, 51):
     plan[step]
   batch = (time.process_time() - first) / 50
-  size = len(pickle.dumps(plan))
+  megabytes = len(pickle.dumps(plan)) / 1e6
   print(
     f'{count} images: {made - start:.2f} s to begin, {first - made:.2f} s an epoch, '
-    f'{1e3 * batch:.2f} ms a batch of {GLOBAL_BATCH_SIZE}, '
-    f'{size / 1e6:.0f} MB a process'
+    f'{1e3 * batch:.2f} ms a batch of {GLOBAL_BATCH_SIZE}, {megabytes:.0f} MB'
   )
 
 
