@@ -32,21 +32,19 @@ def check_files(source: ImageSource, folders: str) -> tuple[Section, frozenset[i
   missing = source.missing_images if isinstance(source, CocoSource) else ()
   if missing:
     section.findings.append(
-      Finding('missing_file', len(missing), 'files are missing', missing, True, 'files')
+      Finding('missing_file', len(missing), 'files are missing', missing, 'files')
     )
   broken, turned, stored = _decode_all(source)
   if broken:
     words = 'files cannot be used; one by one'
     section.findings.append(
-      Finding('unreadable_file', len(broken), words, tuple(broken.values()), True, '')
+      Finding('unreadable_file', len(broken), words, tuple(broken.values()), '')
     )
   times = Counter(source.file_names)
   twice = tuple(name for name, count in times.items() if count > 1)
   if twice:
     words = 'files belong to several entries of images, each with a part of the objects'
-    section.findings.append(
-      Finding('file_twice', len(twice), words, twice, True, 'files')
-    )
+    section.findings.append(Finding('file_twice', len(twice), words, twice, 'files'))
   for indices, kind, words in (
     (turned, 'exif_turned', 'files are turned by EXIF, as their annotations say'),
     (

@@ -79,7 +79,7 @@ def check_steps(source: ImageSource, plan: TrainPlan, config: Any) -> Section:
       f'objects are more than eval.max_detections, {cap}, finds in an image; raise it, '
       f'to above {source.instance_counts.max()}'
     )
-    section.findings.append(Finding('over_max_detections', cut, words, loses=True))
+    section.findings.append(Finding('over_max_detections', cut, words))
   return section
 
 
