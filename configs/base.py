@@ -59,6 +59,9 @@ def get_config() -> ConfigDict:
   train.batch_size = 16  # images per update, over all devices
   train.steps = 90000  # updates at optim.reference_batch_size
   train.accumulation_steps = 1  # parts a batch is computed in, one after another
+  # What the backward pass computes again instead of keeping it: none | blocks |
+  # stages (less memory, more time); results are the same.
+  train.remat = 'none'
   # Of a moving average of the parameters, which evaluation and prediction then use,
   # such as 0.9998; 0: none.
   train.ema_decay = 0.0

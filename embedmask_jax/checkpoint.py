@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from embedmask_jax.config import from_json, to_json
 from embedmask_jax.errors import UserError
 from embedmask_jax.hosts import from_first, is_first
+from embedmask_jax.storage import located
 from embedmask_jax.train_state import TrainState
 
 FORMAT_VERSION = 1
@@ -139,7 +140,7 @@ def open_checkpoint(path: epath.PathLike) -> StoredCheckpoint:
     UserError: no such folder, no checkpoint in it, unreadable metadata, or a
       format version that this program does not read.
   """
-  path = epath.Path(path).resolve()
+  path = located(path)
   if not path.exists():
     raise UserError(f'checkpoint {path}: no such folder')
   if path.name.isdigit() and not (path / 'checkpoints').exists():
@@ -181,7 +182,7 @@ def restore_latest(
     UserError: there are checkpoints, but none can be read; or the newest one is
       of another model, optimiser or format version.
   """
-  folder = epath.Path(workdir).resolve() / 'checkpoints'
+  folder = located(workdir) / 'checkpoints'
   steps = list_steps(folder)
   state = None
   corrupt: dict[int, CorruptCheckpointError] = {}

@@ -10,6 +10,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from embedmask_jax.checkpoint import Metadata, checksum, first_line, state_items
 from embedmask_jax.errors import UserError
+from embedmask_jax.storage import located
 from embedmask_jax.train_state import TrainState
 
 
@@ -34,7 +35,7 @@ class CheckpointWriter:
       keep_best: number of checkpoints with the highest metric to keep besides.
       best_metric: key of the metrics given to `save`.
     """
-    self._folder = epath.Path(workdir).resolve() / 'checkpoints'
+    self._folder = located(workdir) / 'checkpoints'
     self._metadata = metadata
     self._best_metric = best_metric
 

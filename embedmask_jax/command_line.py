@@ -35,6 +35,7 @@ COMMANDS = {
   'predict': 'predict',
   'import': 'import_weights',
   'export': 'export_weights',
+  'compile': 'compile_ahead',
   'replay': 'replay',
   'check-data': 'check_data',
   'prepare': 'prepare',

@@ -1,10 +1,10 @@
 """Compiled programs kept on disk, so that a second run starts at once."""
 
 import os
-from pathlib import Path
 
 from embedmask_jax.data.scenes import default_folder
 from embedmask_jax.errors import UserError
+from embedmask_jax.storage import located
 
 
 def enable_compilation_cache(folder: str) -> None:
@@ -21,7 +21,7 @@ def enable_compilation_cache(folder: str) -> None:
 
   if folder == 'off' or (not folder and os.environ.get('JAX_COMPILATION_CACHE_DIR')):
     return
-  path = Path(folder) if folder else default_folder() / 'xla'
+  path = located(folder or default_folder() / 'xla')
   try:
     path.mkdir(parents=True, exist_ok=True)
   except OSError as error:

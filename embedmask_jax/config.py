@@ -116,6 +116,7 @@ FIELDS: Mapping[str, Rule] = {
   'train.batch_size': _integer(1),
   'train.steps': _integer(1),
   'train.accumulation_steps': _integer(1),
+  'train.remat': _one_of('none', 'blocks', 'stages'),
   'train.ema_decay': Rule(
     'a number from 0 to below 1', lambda v: _is_number(v) and 0 <= v < 1
   ),
@@ -179,6 +180,7 @@ FIELDS: Mapping[str, Rule] = {
 _ADDED: Mapping[str, Any] = {
   'data.max_worker_deaths': 0,
   'train.ema_decay': 0.0,
+  'train.remat': 'none',
   'optim.momentum_dtype': 'float32',
 }
 

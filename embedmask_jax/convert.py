@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import optax
 from absl import logging
-from etils import epath
 
 from embedmask_jax.checkpoint import Metadata, StoredCheckpoint, list_steps
 from embedmask_jax.checkpoint_writer import CheckpointWriter
@@ -16,6 +15,7 @@ from embedmask_jax.folders import writable_folder
 from embedmask_jax.import_weights import export_weights, import_weights
 from embedmask_jax.models.factory import build_model, init_variables
 from embedmask_jax.presets import PRESETS
+from embedmask_jax.storage import is_remote
 from embedmask_jax.train_state import create_train_state
 from embedmask_jax.weights.coco_categories import COCO_CATEGORIES
 from embedmask_jax.weights.files import write_torch
@@ -35,8 +35,8 @@ def run_import(weights: str | Path, config: Any, output: str | Path) -> WeightRe
   Raises:
     UserError: see `import_weights`; or `output` holds checkpoints.
   """
-  output = writable_folder(output, '--output')
-  if list_steps(epath.Path(output) / 'checkpoints'):
+  folder = writable_folder(output, '--output')
+  if list_steps(folder / 'checkpoints'):
     raise UserError(f'--output={output} holds checkpoints; name another folder')
   preset = PRESETS[config.model.preset]
   has_data = config.data.train.annotations or config.data.generated.enabled
@@ -51,7 +51,7 @@ def run_import(weights: str | Path, config: Any, output: str | Path) -> WeightRe
   for line in report.table().splitlines():
     logging.info('%s', line)
   metadata = Metadata(config, ids, names)
-  with CheckpointWriter(output, metadata, **config.checkpoint) as checkpoints:
+  with CheckpointWriter(folder, metadata, **config.checkpoint) as checkpoints:
     # Imported weights are no run to go on with: there is no state of an optimiser.
     checkpoints.save(create_train_state(variables, optax.identity()))
   logging.info('%s -> %s: %s', weights, output, report.summary().splitlines()[0])
@@ -69,6 +69,8 @@ def run_export(stored: StoredCheckpoint, output: str | Path) -> None:
     UserError: the model has no place in their layout, PyTorch is absent, or the
       file cannot be written.
   """
+  if is_remote(output):
+    raise UserError(f'--output={output}: weight files are written to a file system')
   output = Path(output)
   writable_folder(output.parent, 'the folder of --output')
   model = build_model(stored.metadata.config.model, len(stored.metadata.class_names))

@@ -63,6 +63,17 @@ def train_settings(config: Any) -> dict[str, Any]:
   """The arguments of `train_batches` but for the source and the first step."""
   data = config.data
   return {
+    **plan_settings(config),
+    'workers': data.workers,
+    'prefetch': data.prefetch,
+    'max_worker_deaths': data.max_worker_deaths,
+  }
+
+
+def plan_settings(config: Any) -> dict[str, Any]:
+  """The arguments of `train_plan` but for the source."""
+  data = config.data
+  return {
     'seed': config.seed,
     'batch_size': config.train.batch_size,
     'short_sides': data.short_sides,
@@ -72,9 +83,6 @@ def train_settings(config: Any) -> dict[str, Any]:
     'crop_size': data.crop_size,
     'canvases': data.canvases,
     'preset': PRESETS[config.model.preset],
-    'workers': data.workers,
-    'prefetch': data.prefetch,
-    'max_worker_deaths': data.max_worker_deaths,
   }
 
 

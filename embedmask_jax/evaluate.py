@@ -1,12 +1,13 @@
 """Evaluation: every image once, to COCO metrics, results and example pictures."""
 
+import io
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
@@ -21,13 +22,16 @@ from embedmask_jax.devices import data_mesh, replicate, split
 from embedmask_jax.errors import UserError
 from embedmask_jax.folders import writable_folder
 from embedmask_jax.inference import make_inference, output_canvas
-from embedmask_jax.metrics.coco import Metrics, evaluate_results, format_table
+from embedmask_jax.metrics.coco import Metrics, Scored, format_table, score_results
 from embedmask_jax.metrics.results import detections_to_results, unpack_masks
-from embedmask_jax.metrics.writer import MetricWriter
+from embedmask_jax.metrics.training_curves import draw_training_curves
+from embedmask_jax.metrics.writer import JSONL_NAME, MetricWriter
 from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.models.factory import build_model, init_variables
 from embedmask_jax.postprocess import DetectionSettings
 from embedmask_jax.presets import PRESETS
+from embedmask_jax.report.page import make_page
+from embedmask_jax.storage import located
 from embedmask_jax.structures import Batch, Detections
 from embedmask_jax.visualize import draw_detections
 
@@ -41,26 +45,23 @@ class Evaluator:
   def __init__(
     self, model: EmbedMask, source: ImageSource, config: ConfigDict, mesh: Mesh
   ):
-    """Takes the parts `data` and `eval` of the config.
-
-    A batch size that does not divide over the devices is rounded up; the rows that
-    fill a batch count for nothing.
-    """
+    """Takes the parts `data` and `eval` of the config."""
     self._source = source
     self._mesh = mesh
     self._settings = detection_settings(config.eval)
     self._inference = make_inference(model, self._settings, mesh)
     self._config = config
-    self._batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
+    self._batch_size = full_batch_size(config, mesh)
     self._examples = _spread(len(source), config.eval.num_overlays)
 
   def __call__(
     self,
     variables: dict,
-    folder: Path,
+    folder: epath.Path,
     *,
     step: int,
     writer: MetricWriter | None = None,
+    has_report: bool = False,
   ) -> Metrics:
     """Writes metrics.json, predictions.json and overlays/, and prints the table.
 
@@ -69,6 +70,7 @@ class Evaluator:
       folder: where the files go; made if need be.
       step: updates done, for the logs.
       writer: gets the metrics and the example pictures.
+      has_report: whether to write report.html, too.
 
     Returns:
       What `evaluate_results` gives, and `count/images_at_cap`: images with more
@@ -100,22 +102,45 @@ class Evaluator:
           bar.update()
     # All classes of the model are scored, whichever of them these data know.
     categories = [{'id': key, 'name': name} for key, name in self._source.categories]
-    metrics = evaluate_results(
+    scored = score_results(
       {**self._source.ground_truth(), 'categories': categories},
       results,
       max_dets=self._config.eval.max_dets,
     )
+    metrics = scored.metrics
     metrics['count/images_at_cap'] = self._tell_about_cap(kept)
-    (folder / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
     (folder / 'predictions.json').write_text(json.dumps(results))
     for index, picture in overlays.items():
-      Image.fromarray(picture).save(overlay_folder / f'{index:06d}.png')
+      save_png(picture, overlay_folder / f'{index:06d}.png')
+    # Last: where it is, all of them are.
+    (folder / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
     tqdm.write(f'step {step}\n{format_table(metrics)}')
     if writer:
       writer.scalars(step, {k: v for k, v in metrics.items() if 'count/' not in k})
       for index, picture in sorted(overlays.items()):
         writer.image(step, f'overlays/{index}', picture)
+    if has_report:
+      self._write_report(folder, scored, step)
     return metrics
+
+  def _write_report(self, folder: epath.Path, scored: Scored, step: int) -> None:
+    positions = {key: index for index, key in enumerate(self._source.image_ids)}
+
+    def read_image(image_id: int) -> np.ndarray:
+      record = self._source[positions[image_id]]
+      return decode_image(
+        record.encoded, record.file_name, (record.height, record.width)
+      )
+
+    # WORKDIR/eval/<step>
+    log = folder.parents[1] / JSONL_NAME
+    page = make_page(
+      scored,
+      read_image,
+      title=f'{folder.parents[1].name}, step {step}',
+      training_curves=draw_training_curves(log) if log.is_file() else None,
+    )
+    (folder / 'report.html').write_text(page, encoding='utf-8')
 
   def _detections(self, variables: dict) -> Iterator[tuple[Batch, Detections]]:
     """Batches with their detections, both as NumPy arrays."""
@@ -199,6 +224,14 @@ def detection_settings(evaluation: ConfigDict) -> DetectionSettings:
   )
 
 
+def full_batch_size(config: ConfigDict, mesh: Mesh) -> int:
+  """`eval.batch_size`, rounded up to what divides over the devices.
+
+  Rows that only fill a batch count for nothing.
+  """
+  return -(-config.eval.batch_size // mesh.size) * mesh.size
+
+
 def load_model(
   stored: StoredCheckpoint, config: ConfigDict, mesh: Mesh
 ) -> tuple[EmbedMask, dict]:
@@ -235,11 +268,20 @@ def evaluate_checkpoint(
   log_report('evaluation', source)
   mesh = data_mesh()
   model, variables = load_model(stored, config, mesh)
-  root = Path(workdir) if workdir else Path(stored.folder).parents[1]
+  root = located(workdir) if workdir else stored.folder.parents[1]
   folder = root / 'eval' / str(stored.step)
-  metrics = Evaluator(model, source, config, mesh)(variables, folder, step=stored.step)
+  metrics = Evaluator(model, source, config, mesh)(
+    variables, folder, step=stored.step, has_report=True
+  )
   logging.info('evaluated step %d of %s: see %s', stored.step, stored.folder, folder)
   return metrics
+
+
+def save_png(picture: np.ndarray, path: epath.Path) -> None:
+  """Writes a picture, uint8 [h, w, 3], RGB."""
+  content = io.BytesIO()
+  Image.fromarray(picture).save(content, 'PNG')
+  path.write_bytes(content.getvalue())
 
 
 def _spread(count: int, wanted: int) -> frozenset[int]:

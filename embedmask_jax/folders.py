@@ -1,18 +1,22 @@
 """Folders that results are written into."""
 
-import tempfile
-from pathlib import Path
+import os
+import uuid
+
+from etils import epath
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.storage import located, reason
 
 
-def writable_folder(path: str | Path, name: str) -> Path:
+def writable_folder(path: str | os.PathLike, name: str) -> epath.Path:
   """Makes a folder and finds out whether files can be written there.
 
   Called before the work whose results go there, so that none is done in vain.
 
   Args:
-    path: the folder; `~` stands for the home folder.
+    path: the folder, of a file system or gs://BUCKET/...; `~` stands for the home
+      folder.
     name: what the user calls it, such as '--workdir'.
 
   Returns:
@@ -21,16 +25,17 @@ def writable_folder(path: str | Path, name: str) -> Path:
   Raises:
     UserError: it cannot be made or written.
   """
-  if '://' in str(path):
-    raise UserError(
-      f'{name}={path} is no folder of a file system; mount the bucket, or name a folder'
-    )
-  folder = Path(path).expanduser().resolve()
+  try:
+    folder = located(path)
+  except UserError as error:
+    raise UserError(f'{name}={error}') from error
+  probe = folder / f'.writable-{uuid.uuid4().hex}'
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
-  except OSError as error:
+    probe.write_text('')
+    probe.unlink()
+  except Exception as error:  # the client of an object store raises many kinds
     raise UserError(
-      f'{name}={folder} cannot be written ({error.strerror}); name another folder'
+      f'{name}={folder} cannot be written ({reason(error)}); name another folder'
     ) from error
   return folder

@@ -1,6 +1,8 @@
-"""Image files to predict on, and names for what is drawn over them."""
+"""Files to predict on, and names for what is made of them."""
 
+import glob
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,30 +20,96 @@ SUFFIXES = frozenset(
     *('pgm', 'png', 'ppm', 'tif', 'tiff', 'webp'),
   )
 )
+VIDEO_SUFFIXES = frozenset(
+  f'.{name}' for name in ('avi', 'm4v', 'mkv', 'mov', 'mp4', 'mpeg', 'mpg', 'webm')
+)
+# Stands for the paths that standard input lists.
+STANDARD_INPUT = '-'
 
 
-def find_images(images: str | os.PathLike) -> list[Path]:
-  """The image file, or those of a folder by their suffix, sorted by name.
+def find_images(arguments: Sequence[str | os.PathLike]) -> list[Path]:
+  """The files that the arguments name: images, and videos by their suffix.
+
+  Args:
+    arguments: files; folders, of which the images and videos count, by their suffix
+      and sorted by name, without those in subfolders; patterns such as 'a/**/*.jpg';
+      and '-' for a list of files on standard input, one a line or with a zero byte
+      after each.
+
+  Returns:
+    Every file once, in the order of the arguments.
 
   Raises:
-    UserError: there is nothing there, or no image in the folder.
+    UserError: an argument names nothing, or no image.
   """
-  path = Path(images).expanduser()
+  if not arguments:
+    raise UserError('no images: name files, folders or patterns, or - for a list')
+  paths: dict[Path, None] = {}
+  count = 0
+  for argument in arguments:
+    for path in _expand(argument):
+      paths[path] = None
+      count += 1
+  if count > len(paths):
+    logging.info('%d files are named more than once; each counts once', count)
+  return list(paths)
+
+
+def is_video(path: Path) -> bool:
+  """Whether a file is a video by its suffix."""
+  return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _expand(argument: str | os.PathLike) -> list[Path]:
+  if os.fspath(argument) == STANDARD_INPUT:
+    return _listed_on_standard_input()
+  path = Path(argument).expanduser()
   if path.is_file():
     return [path]
-  if not path.is_dir():
-    raise UserError(f'--images={images}: no such file or folder')
-  files = sorted(entry for entry in path.iterdir() if entry.is_file())
-  paths = [entry for entry in files if entry.suffix.lower() in SUFFIXES]
-  others = [entry.name for entry in files if entry.suffix.lower() not in SUFFIXES]
-  if not paths:
-    raise UserError(
-      f'--images={images}: no image in this folder (known are '
-      f'{", ".join(sorted(SUFFIXES))})'
+  if path.is_dir():
+    return _by_suffix(
+      sorted(entry for entry in path.iterdir() if entry.is_file()),
+      f'--images={argument}: no image in this folder',
     )
+  if glob.has_magic(str(path)):
+    found = sorted(map(Path, glob.glob(str(path), recursive=True)))
+    return _by_suffix(
+      [entry for entry in found if entry.is_file()],
+      f'--images={argument}: no image has such a name',
+    )
+  raise UserError(f'--images={argument}: no such file or folder')
+
+
+def _by_suffix(files: list[Path], complaint: str) -> list[Path]:
+  known = SUFFIXES | VIDEO_SUFFIXES
+  paths = [entry for entry in files if entry.suffix.lower() in known]
+  others = [entry.name for entry in files if entry.suffix.lower() not in known]
+  if not paths:
+    raise UserError(f'{complaint} (known are {", ".join(sorted(known))})')
   if others:
     shown = ', '.join(others[:5]) + (', ...' if len(others) > 5 else '')
     logging.info('%d files are no images by their suffix: %s', len(others), shown)
+  return paths
+
+
+def _listed_on_standard_input() -> list[Path]:
+  content = sys.stdin.buffer.read()
+  lines = content.split(b'\0' if b'\0' in content else b'\n')
+  try:
+    names = [line.decode().strip('\r') for line in lines if line.strip()]
+  except UnicodeDecodeError as error:
+    raise UserError(
+      'standard input is not a list of files, one a line; give an image as a file'
+    ) from error
+  if not names:
+    raise UserError('standard input lists no files')
+  paths = [Path(name).expanduser() for name in names]
+  missing = [str(path) for path in paths if not path.is_file()]
+  if missing:
+    raise UserError(
+      f'standard input: {len(missing)} of {len(paths)} files are not there, such as '
+      f'{missing[0][:200]!r}'
+    )
   return paths
 
 
@@ -58,12 +126,12 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
   return decode_image(content, os.fspath(path))
 
 
-def overlay_names(paths: Sequence[Path]) -> dict[Path, str]:
-  """A name of its own for the overlay of every image.
+def output_names(paths: Sequence[Path]) -> dict[Path, str]:
+  """A name of its own, without suffix, for what is made of every image.
 
-  <stem>.png, or <file name>.png where several images have that stem, with a number
-  where even that is taken. Upper and lower case count as equal, since to some file
-  systems they are.
+  The stem, or the file name where several images have that stem, with a number where
+  even that is taken. Upper and lower case count as equal, since to some file systems
+  they are.
   """
   times = Counter(path.stem.lower() for path in paths)
   names: dict[Path, str] = {}
@@ -71,9 +139,9 @@ def overlay_names(paths: Sequence[Path]) -> dict[Path, str]:
   # Stems without a twin come first: they keep their name whatever the others get.
   for path in sorted(paths, key=lambda path: times[path.stem.lower()] > 1):
     stem = path.stem if times[path.stem.lower()] == 1 else path.name
-    name, number = f'{stem}.png', 2
+    name, number = stem, 2
     while name.lower() in taken:
-      name, number = f'{stem}-{number}.png', number + 1
+      name, number = f'{stem}-{number}', number + 1
     taken.add(name.lower())
     names[path] = name
   return names

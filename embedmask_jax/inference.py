@@ -24,8 +24,8 @@ def make_inference(
 ) -> Inference:
   """Returns the compiled function (variables, batch, output canvas) -> detections.
 
-  It uses the images and sizes of the batch, not its ground truth, and compiles
-  once for each combination of network canvas, batch size and output canvas.
+  It uses the images and sizes of the batch, not its ground truth, and compiles once
+  for each combination of network canvas, shape of the batch and output canvas.
 
   Args:
     model: the network; its preset says how masks are read.
@@ -33,50 +33,35 @@ def make_inference(
     mesh: with the axis `DATA_AXIS`; the batch is split over it.
   """
 
-  def replica_inference(
-    variables: dict,
-    images: Array,
-    image_size: Array,
-    valid_size: Array,
-    original_size: Array,
-    *,
-    output_canvas: tuple[int, int],
-  ) -> Detections:
-    outputs = cast(
-      HeadOutputs,
-      model.apply(variables, images, image_size, valid_size, train=False),
-    )
-    return detect(
-      outputs,
-      image_size,
-      valid_size,
-      original_size,
-      settings=settings,
-      preset=model.preset,
-      output_canvas=output_canvas,
-    )
-
-  @partial(jax.jit, static_argnames='output_canvas')
-  def mapped(
-    variables: dict, *arrays: Array, output_canvas: tuple[int, int]
-  ) -> Detections:
-    return jax.shard_map(
-      partial(replica_inference, output_canvas=output_canvas),
-      mesh=mesh,
-      in_specs=(PartitionSpec(),) + (PartitionSpec(DATA_AXIS),) * len(arrays),
-      out_specs=PartitionSpec(DATA_AXIS),
-    )(variables, *arrays)
-
+  @partial(jax.jit, static_argnums=2)
   def inference(
     variables: dict, batch: Batch, output_canvas: tuple[int, int]
   ) -> Detections:
-    return mapped(
+    def replica_inference(
+      variables: dict, images: Array, sizes: Array, valid: Array, original: Array
+    ) -> Detections:
+      outputs = model.apply(variables, images, sizes, valid, train=False)
+      return detect(
+        cast(HeadOutputs, outputs),
+        sizes,
+        valid,
+        original,
+        settings=settings,
+        preset=model.preset,
+        output_canvas=output_canvas,
+      )
+
+    return jax.shard_map(
+      replica_inference,
+      mesh=mesh,
+      in_specs=(PartitionSpec(),) + (PartitionSpec(DATA_AXIS),) * 4,
+      out_specs=PartitionSpec(DATA_AXIS),
+    )(
       variables,
       batch.images,
       batch.image_size,
       batch.valid_size,
       batch.original_size,
-      output_canvas=output_canvas,
     )
 
   return inference

@@ -4,11 +4,10 @@ The order: the newest checkpoint of its own work folder; else `init.checkpoint`;
 random parameters drawn from the seed. What was taken is logged.
 """
 
-from pathlib import Path
-
 import numpy as np
 import optax
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh
 
 from embedmask_jax.checkpoint import (
@@ -21,6 +20,7 @@ from embedmask_jax.config import differences
 from embedmask_jax.devices import replicate
 from embedmask_jax.errors import UserError
 from embedmask_jax.import_weights import import_weights
+from embedmask_jax.storage import is_remote, located
 from embedmask_jax.train_state import TrainState, create_train_state
 from embedmask_jax.weights.tree import copy_tree, get_leaf, has_leaf, set_leaf
 
@@ -29,7 +29,7 @@ CLASS_LAYERS = (('class_logits',), ('semantic_head', 'logits'))
 
 
 def initial_state(
-  workdir: Path,
+  workdir: epath.Path,
   metadata: Metadata,
   variables: dict,
   optimizer: optax.GradientTransformation,
@@ -88,7 +88,11 @@ def read_initial_variables(path: str, metadata: Metadata, variables: dict) -> di
   Raises:
     UserError: it cannot be read, or does not fit.
   """
-  if Path(path).is_file():
+  if located(path).is_file():
+    if is_remote(path):
+      raise UserError(
+        f'init.checkpoint={path}: weight files are read from a file system; copy it'
+      )
     imported, report = import_weights(
       path, variables, metadata.config.model, may_replace_classes=True
     )

@@ -4,7 +4,7 @@ Every loss is a sum divided by a normaliser of the global batch, which is an
 argument: summed over devices and accumulation steps, the parts are the whole.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -99,9 +99,10 @@ def compute_losses(
   class_loss = jnp.where(targets.location_valid[..., None], class_loss, 0)
 
   strides = location_strides(canvas)[:, None]
-  box_loss = giou_loss(
+  box_loss = iou_loss(
     outputs.box_regression,
     targets.box_regression / strides,
+    kind=preset.box_loss,
     hull_epsilon=preset.hull_epsilon,
   )
   box_loss = jnp.where(positive, box_loss * targets.centerness, 0)
@@ -155,15 +156,23 @@ def focal_loss(logits: Array, labels: Array) -> Array:
   )
 
 
-def giou_loss(predicted: Array, target: Array, *, hull_epsilon: float = 1e-7) -> Array:
-  """Returns 1 - GIoU (arXiv 1902.09630), [...], of boxes around one location.
+def iou_loss(
+  predicted: Array,
+  target: Array,
+  *,
+  kind: Literal['giou', 'iou', 'linear_iou'] = 'giou',
+  hull_epsilon: float = 1e-7,
+) -> Array:
+  """Returns the loss [...] of boxes around one location.
 
   As the original: IoU is `(intersection + 1) / (union + 1)`.
 
   Args:
     predicted: float32 [..., 4], distances to the sides in strides, >= 0.
     target: alike.
-    hull_epsilon: added to the area of the hull.
+    kind: `giou`, 1 - GIoU (arXiv 1902.09630); `iou`, -log IoU (arXiv 1608.01471);
+      `linear_iou`, 1 - IoU.
+    hull_epsilon: added to the area of the hull of GIoU.
   """
 
   def area(distances: Array) -> Array:
@@ -173,10 +182,14 @@ def giou_loss(predicted: Array, target: Array, *, hull_epsilon: float = 1e-7) ->
 
   intersection = area(jnp.minimum(predicted, target))
   union = area(predicted) + area(target) - intersection
+  iou = (intersection + 1) / (union + 1)
+  if kind == 'iou':
+    return -jnp.log(iou)
+  if kind == 'linear_iou':
+    return 1 - iou
   hull = area(jnp.maximum(predicted, target)) + hull_epsilon
   hull = jnp.where(hull > 0, hull, 1)
-  giou = (intersection + 1) / (union + 1) - (hull - union) / hull
-  return 1 - giou
+  return 1 - (iou - (hull - union) / hull)
 
 
 def binary_cross_entropy(logits: Array, targets: Array) -> Array:

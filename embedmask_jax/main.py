@@ -6,6 +6,8 @@
              [--config.data.eval.annotations=A.json --config.data.eval.images=DIR]
   predict  python -m embedmask_jax.main --mode=predict
              --checkpoint=WORKDIR_OR_CHECKPOINT --images=FILE_OR_FOLDER --output=DIR
+  compile  python -m embedmask_jax.main --mode=compile --config=configs/NAME.py
+             [--config.part.field=value ...]
   replay   python -m embedmask_jax.main --mode=replay --workdir=DIR
   import   python -m embedmask_jax.main --mode=import --config=configs/NAME.py
              --weights=FILE --output=WORKDIR
@@ -15,13 +17,14 @@
 Training goes on from the newest checkpoint of the work folder. Where the environment
 names a cluster (Cloud TPU, GKE, Slurm, or as embedmask_jax/hosts.py says) the process
 is one of several. After SIGTERM it saves at the next step and exits with status 75,
-which asks to be started again. Replay computes a step whose loss was not finite once
-more, image by image. Evaluation and prediction take the config that is stored in the
-checkpoint; fields are changed with --config.part.field=value, and --config=FILE
-replaces its parts data and eval. Import reads a weight file of the authors or an
-ImageNet backbone, export writes a checkpoint in the authors' layout. All fields are
-listed in configs/base.py. Exit status: 0; 2 after a user's mistake, which is told in
-one line; 75 after SIGTERM.
+which asks to be started again. Compile fills the cache of compiled programs with all
+that a run of the same config on the same devices needs, and says the memory of each.
+Replay computes a step whose loss was not finite once more, image by image. Evaluation
+and prediction take the config that is stored in the checkpoint; fields are changed with
+--config.part.field=value, and --config=FILE replaces its parts data and eval. Import
+reads a weight file of the authors or an ImageNet backbone, export writes a checkpoint
+in the authors' layout. All fields are listed in configs/base.py. Exit status: 0; 2
+after a user's mistake, which is told in one line; 75 after SIGTERM.
 """
 
 import sys
@@ -46,6 +49,7 @@ _FLAGS_OF = {
     'score_threshold',
     'compilation_cache',
   ),
+  'compile': ('distributed', 'compilation_cache'),
   'replay': ('workdir', 'compilation_cache'),
   'import': ('weights', 'output', 'compilation_cache'),
   'export': ('checkpoint', 'output'),
@@ -102,7 +106,7 @@ def _define_flags() -> flags.FlagValues:
   flags.DEFINE_boolean(
     'distributed',
     True,
-    'train: be one of several processes where the environment says so.',
+    'train, compile: be one of several processes where the environment says so.',
     **define,
   )
   flags.DEFINE_float(

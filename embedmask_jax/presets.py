@@ -41,7 +41,9 @@ class Preset:
       or the `probability`.
     min_probability, max_probability: bounds of p in the mask loss, beyond which it
       has no gradient.
-    hull_epsilon: added to the hull's area in the box loss.
+    box_loss: `giou`, 1 - GIoU, in all presets; `iou`, -log IoU, and `linear_iou`,
+      1 - IoU, are the original's other choices.
+    hull_epsilon: added to the hull's area in the GIoU loss.
     mask_weight: factor of the mask loss.
     smooth_weight: factor of the loss that draws an instance's proposals together;
       0: there is none.
@@ -71,6 +73,7 @@ class Preset:
   upsampled: Literal['embedding', 'probability'] = 'embedding'
   min_probability: float = 1e-9
   max_probability: float = 1 - 6e-8
+  box_loss: Literal['giou', 'iou', 'linear_iou'] = 'giou'
   hull_epsilon: float = 1e-7
   mask_weight: float = 0.5
   smooth_weight: float = 0.0

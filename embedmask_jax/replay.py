@@ -6,13 +6,14 @@ the step again, for the whole batch and for every image alone.
 """
 
 import dataclasses
+import io
 import re
-from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 from absl import logging
+from etils import epath
 
 from embedmask_jax.checkpoint import Metadata, open_checkpoint
 from embedmask_jax.checkpoint_writer import CheckpointWriter
@@ -20,6 +21,7 @@ from embedmask_jax.data.transforms import Arrays
 from embedmask_jax.devices import data_mesh, replicate, split
 from embedmask_jax.errors import UserError
 from embedmask_jax.models.factory import build_model, init_variables
+from embedmask_jax.storage import located
 from embedmask_jax.structures import Batch
 from embedmask_jax.train_state import TrainState, create_train_state
 from embedmask_jax.train_step import make_train_step
@@ -41,13 +43,15 @@ class NonFiniteLossError(UserError):
 
 
 def save_for_replay(
-  workdir: Path, metadata: Metadata, state: TrainState, batch: Arrays
+  workdir: epath.Path, metadata: Metadata, state: TrainState, batch: Arrays
 ) -> None:
   """Writes the state before a step and the batch of that step; all hosts call it."""
   folder = workdir / FOLDER / str(int(state.step))
   folder.mkdir(parents=True, exist_ok=True)
   host, hosts = jax.process_index(), jax.process_count()
-  np.savez(folder / f'batch-{host}-of-{hosts}.npz', **batch)  # type: ignore[arg-type]
+  content = io.BytesIO()
+  np.savez(content, **batch)  # type: ignore[arg-type]
+  (folder / f'batch-{host}-of-{hosts}.npz').write_bytes(content.getvalue())
   with CheckpointWriter(
     workdir / FOLDER, metadata, keep_last=1, keep_best=0, best_metric=''
   ) as checkpoints:
@@ -55,7 +59,7 @@ def save_for_replay(
   logging.info('state and batch are in %s', workdir / FOLDER)
 
 
-def replay(workdir: str | Path) -> str:
+def replay(workdir: epath.PathLike) -> str:
   """Computes the last step that was not finite again; the command `--mode=replay`.
 
   Args:
@@ -68,7 +72,7 @@ def replay(workdir: str | Path) -> str:
   Raises:
     UserError: nothing was left for a replay.
   """
-  folder = Path(workdir) / FOLDER
+  folder = located(workdir) / FOLDER
   if not folder.is_dir():
     raise UserError(
       f'--workdir={workdir} has no step to replay: no loss was other than finite'
@@ -100,7 +104,7 @@ def replay(workdir: str | Path) -> str:
   return f'step {stored.step}\n' + '\n'.join(lines)
 
 
-def _read_batch(folder: Path) -> Arrays:
+def _read_batch(folder: epath.Path) -> Arrays:
   """The shares of all hosts, put together.
 
   Raises:
@@ -113,6 +117,7 @@ def _read_batch(folder: Path) -> Arrays:
     raise UserError(f'{folder} lacks the batch of {count - len(shares)} host(s)')
   parts = []
   for host in range(count):
-    with np.load(folder / shares[host][0]) as arrays:
+    content = (folder / shares[host][0]).read_bytes()
+    with np.load(io.BytesIO(content)) as arrays:
       parts.append(dict(arrays))
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

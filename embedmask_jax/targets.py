@@ -90,16 +90,7 @@ def _assign(
   points = locations(canvas)[:, None, :].astype(np.float32)
   distances = distances_to_sides(points, boxes[None])
 
-  radius = CENTRE_RADIUS * location_strides(canvas)[:, None, None].astype(np.float32)
-  region = jnp.concatenate(
-    [
-      jnp.maximum(centres[None] - radius, boxes[None, :, :2]),
-      jnp.minimum(centres[None] + radius, boxes[None, :, 2:]),
-    ],
-    axis=-1,
-  )
-  in_centre = jnp.all(distances_to_sides(points, region) > 0, axis=-1)
-
+  in_centre = in_centre_region(canvas, boxes, centres)
   level_range = np.asarray(LEVEL_RANGES, np.float32)[location_levels(canvas)]
   largest = jnp.max(distances, axis=-1)
   in_range = (largest >= level_range[:, :1]) & (largest <= level_range[:, 1:])
@@ -120,6 +111,26 @@ def _assign(
     centerness=centerness_targets(regression),
     location_valid=location_valid,
   )
+
+
+def in_centre_region(canvas: tuple[int, int], boxes: Array, centres: Array) -> Array:
+  """Returns bool [P, N], whether a location is strictly inside the centre region.
+
+  Args:
+    canvas: (H, W).
+    boxes: float32 [N, 4].
+    centres: float32 [N, 2], (x, y) of the instances.
+  """
+  points = locations(canvas)[:, None, :].astype(np.float32)
+  radius = CENTRE_RADIUS * location_strides(canvas)[:, None, None].astype(np.float32)
+  region = jnp.concatenate(
+    [
+      jnp.maximum(centres[None] - radius, boxes[None, :, :2]),
+      jnp.minimum(centres[None] + radius, boxes[None, :, 2:]),
+    ],
+    axis=-1,
+  )
+  return jnp.all(distances_to_sides(points, region) > 0, axis=-1)
 
 
 def _smallest_mask(on_mask: Array, labels: Array, area: Array) -> Array:

@@ -20,15 +20,15 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import math
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -36,9 +36,7 @@ from embedmask_jax import hosts
 from embedmask_jax.checkpoint import Metadata
 from embedmask_jax.checkpoint_writer import CheckpointWriter
 from embedmask_jax.config import to_json
-from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.pipeline import train_batches
-from embedmask_jax.data.transforms import Arrays
 from embedmask_jax.datasets import (
   log_report,
   open_eval_source,
@@ -68,11 +66,13 @@ from embedmask_jax.optim import (
 )
 from embedmask_jax.preemption import PreemptedError, StopRequest
 from embedmask_jax.presets import PRESETS
+from embedmask_jax.programs import TrainPrograms
 from embedmask_jax.progress import Progress
 from embedmask_jax.replay import NonFiniteLossError, save_for_replay
+from embedmask_jax.step_reader import StepReader
 from embedmask_jax.structures import Batch
 from embedmask_jax.train_state import TrainState
-from embedmask_jax.train_step import make_train_step
+from embedmask_jax.train_step import TrainStep, make_train_step
 from embedmask_jax.work_folder_lock import work_folder_lock
 
 
@@ -89,16 +89,63 @@ class TrainResult:
 
   step: int
   metrics: Metrics | None
-  folder: Path | None
+  folder: epath.Path | None
   seconds: float
 
 
-def train(config: ConfigDict, workdir: str | Path) -> TrainResult:
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """What a config trains: everything but the data and the state.
+
+  Attributes:
+    model: the network.
+    variables: {'params', 'batch_stats'} as drawn from the seed.
+    trained: bool leaves like the parameters.
+    optimizer: of the parameters.
+    schedule: its rate, by step.
+    num_steps: updates of the whole run.
+    train_step: see `make_train_step`.
+  """
+
+  model: EmbedMask
+  variables: dict
+  trained: Any
+  optimizer: optax.GradientTransformation
+  schedule: Schedule
+  num_steps: int
+  train_step: TrainStep
+
+
+def set_up(config: ConfigDict, num_classes: int, mesh: Mesh) -> Training:
+  """What `config` trains on the devices of `mesh`."""
+  settings, num_steps = scale_to_batch(
+    OptimSettings(**config.optim),
+    steps=config.train.steps,
+    batch_size=config.train.batch_size,
+  )
+  schedule = Schedule(settings, num_steps)
+  model = build_model(config.model, num_classes)
+  variables = init_variables(model, config.seed)
+  trained = is_trained(variables['params'], config.model.frozen_stages)
+  optimizer = make_optimizer(settings, schedule, trained=trained)
+  train_step = make_train_step(
+    model,
+    optimizer,
+    mesh,
+    accumulation_steps=config.train.accumulation_steps,
+    ema_decay=config.train.ema_decay,
+    remat=config.train.remat,
+    seed=config.seed,
+  )
+  return Training(model, variables, trained, optimizer, schedule, num_steps, train_step)
+
+
+def train(config: ConfigDict, workdir: epath.PathLike) -> TrainResult:
   """Trains, evaluates and saves as the config says; the command `--mode=train`.
 
   Args:
     config: validated.
-    workdir: the run's folder, made if need be.
+    workdir: the run's folder, made if need be; may be gs://BUCKET/...
 
   Raises:
     UserError: a folder, data set or checkpoint that cannot be used; a batch size
@@ -116,33 +163,18 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainResult:
     return _train(config, workdir, mesh)
 
 
-def _train(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainResult:
+def _train(config: ConfigDict, workdir: epath.Path, mesh: Mesh) -> TrainResult:
   """The run in its own folder."""
   start = time.perf_counter()
   source = open_train_source(config.data, PRESETS[config.model.preset])
   log_report('training', source)
   metadata = Metadata(config, source.category_ids, source.class_names)
-  settings, num_steps = scale_to_batch(
-    OptimSettings(**config.optim),
-    steps=config.train.steps,
-    batch_size=config.train.batch_size,
-  )
-  schedule = Schedule(settings, num_steps)
-  model = build_model(config.model, len(source.class_names))
-  variables = init_variables(model, config.seed)
-  trained = is_trained(variables['params'], config.model.frozen_stages)
-  optimizer = make_optimizer(settings, schedule, trained=trained)
-  state = initial_state(workdir, metadata, variables, optimizer, mesh)
-  _log_run(config, variables, trained, mesh.devices, num_steps)
+  training = set_up(config, len(source.class_names), mesh)
+  num_steps = training.num_steps
+  state = initial_state(workdir, metadata, training.variables, training.optimizer, mesh)
+  _log_run(config, training, mesh.devices)
 
-  train_step = make_train_step(
-    model,
-    optimizer,
-    mesh,
-    accumulation_steps=config.train.accumulation_steps,
-    ema_decay=config.train.ema_decay,
-    seed=config.seed,
-  )
+  train_step = TrainPrograms(training.train_step)
   first_step = int(state.step)
   metrics, folder = None, None
   with (
@@ -162,8 +194,10 @@ def _train(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainResult:
       )
     ) as batches,
   ):
-    evaluate = _evaluation(model, config, metadata, workdir, writer)
-    reader = StepReader(source, schedule, config.train.log_every, progress, writer)
+    evaluate = _evaluation(training.model, config, metadata, workdir, writer)
+    reader = StepReader(
+      source, training.schedule, config.train.log_every, progress, writer
+    )
     for step, arrays in itertools.islice(batches, max(num_steps - first_step, 0)):
       state, values = train_step(state, split(mesh, Batch(**arrays)))
       try:
@@ -186,6 +220,9 @@ def _train(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainResult:
         is_evaluated = is_eval_due and not is_stopped
         if is_evaluated:
           metrics, folder = evaluate(state, done)
+        if writer:
+          # What precedes a checkpoint is in the logs, however the run ends.
+          writer.flush()
         checkpoints.save(state, metrics if is_evaluated else None)
         progress.pause()
       if is_stopped:
@@ -197,7 +234,7 @@ def _train(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainResult:
 
 
 def _open_writer(
-  workdir: Path, config: ConfigDict, first_step: int
+  workdir: epath.Path, config: ConfigDict, first_step: int
 ) -> contextlib.AbstractContextManager[MetricWriter | None]:
   """The logs, on the first host."""
   if not hosts.is_first():
@@ -211,9 +248,9 @@ def _evaluation(
   model: EmbedMask,
   config: ConfigDict,
   metadata: Metadata,
-  workdir: Path,
+  workdir: epath.Path,
   writer: MetricWriter | None,
-) -> Callable[[TrainState, int], tuple[Metrics | None, Path | None]]:
+) -> Callable[[TrainState, int], tuple[Metrics | None, epath.Path | None]]:
   """Returns (state, step) -> (metrics, folder): by the first host, known to all."""
   evaluator = None
   if hosts.is_first():
@@ -224,65 +261,20 @@ def _evaluation(
       log_report('evaluation', source)
       evaluator = Evaluator(model, source, config, local_mesh())
 
-  def evaluate(state: TrainState, step: int) -> tuple[Metrics | None, Path | None]:
+  def evaluate(
+    state: TrainState, step: int
+  ) -> tuple[Metrics | None, epath.Path | None]:
     metrics = None
     folder = workdir / 'eval' / str(step)
     if evaluator:
       variables = replicate(local_mesh(), state.variables)
       metrics = evaluator(variables, folder, step=step, writer=writer)
+      if writer:
+        writer.draw_curves()
     metrics = hosts.from_first(metrics)
     return metrics, None if metrics is None else folder
 
   return evaluate
-
-
-class StepReader:
-  """Reads the metrics of a step from the device, checks and reports them."""
-
-  def __init__(
-    self,
-    source: ImageSource,
-    schedule: Schedule,
-    log_every: int,
-    progress: Progress,
-    writer: MetricWriter | None,
-  ):
-    """Reports to `progress` and, if given, `writer` every `log_every` steps."""
-    self._source = source
-    self._schedule = schedule
-    self._log_every = log_every
-    self._progress = progress
-    self._writer = writer
-    # (step, metrics on the device, this host's share of the batch), or None.
-    self.pending: tuple[int, Mapping[str, Any], Arrays] | None = None
-
-  def read_pending(self) -> None:
-    """Waits for the pending step, if there is one.
-
-    Raises:
-      NonFiniteLossError: a loss or the gradient is not finite.
-    """
-    if self.pending is None:
-      return
-    step, on_device, batch = self.pending
-    self.pending = None
-    values = {name: float(x) for name, x in jax.device_get(on_device).items()}
-    bad = [
-      f'{name} {value}' for name, value in values.items() if not math.isfinite(value)
-    ]
-    if bad:
-      ids = [self._source.image_ids[i] for i in batch['image_index'] if i >= 0]
-      raise NonFiniteLossError(
-        f'step {step}: {", ".join(bad)}; image ids of the batch: '
-        f'{", ".join(map(str, ids))}. See --mode=replay; lower optim.learning_rate, or '
-        'set optim.clip_norm',
-        {**batch, 'image_id': np.asarray(ids)},
-      )
-    self._progress.add(values)
-    if (step + 1) % self._log_every == 0:
-      means = self._progress.report(step + 1, float(self._schedule(step)))
-      if self._writer:
-        self._writer.scalars(step + 1, means)
 
 
 def summary(result: TrainResult) -> str:
@@ -303,19 +295,17 @@ def _is_multiple(done: int, interval: int) -> bool:
   return interval > 0 and done % interval == 0
 
 
-def _log_run(
-  config: ConfigDict, variables: dict, trained: Any, devices: np.ndarray, steps: int
-) -> None:
-  sizes = jax.tree.map(np.size, variables['params'])
+def _log_run(config: ConfigDict, training: Training, devices: np.ndarray) -> None:
+  sizes = jax.tree.map(np.size, training.variables['params'])
   total = sum(jax.tree.leaves(sizes))
-  moving = sum(jax.tree.leaves(jax.tree.map(lambda n, t: n * t, sizes, trained)))
+  moving = jax.tree.map(lambda size, is_: size * is_, sizes, training.trained)
   logging.info(
     '%s: %.1f million parameters, %.1f million of them trained; %d steps of %d images '
     'on %d %s device(s)',
     config.model.backbone,
     total / 1e6,
-    moving / 1e6,
-    steps,
+    sum(jax.tree.leaves(moving)) / 1e6,
+    training.num_steps,
     config.train.batch_size,
     devices.size,
     devices.flat[0].platform,

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 from embedmask_jax.losses import Normalisers, compute_losses, loss_names, normalisers
 from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.models.factory import DATA_AXIS
+from embedmask_jax.models.rematerialisation import Remat
 from embedmask_jax.structures import Array, Batch, Targets
 from embedmask_jax.targets import assign_targets
 from embedmask_jax.train_state import TrainState, keep_finite, moving_average
@@ -25,6 +26,7 @@ def make_train_step(
   *,
   accumulation_steps: int = 1,
   ema_decay: float = 0.0,
+  remat: Remat = 'none',
   seed: int = 0,
 ) -> TrainStep:
   """Returns the compiled step: (state, global batch) -> (state, metrics).
@@ -40,6 +42,7 @@ def make_train_step(
     mesh: with the axis `DATA_AXIS`; the batch is split over it.
     accumulation_steps: parts of a replica's share; must divide it.
     ema_decay: see `moving_average`.
+    remat: see `models/rematerialisation.py`.
     seed: of the draws of a step, which differ by step, replica and part.
 
   Returns:
@@ -47,6 +50,7 @@ def make_train_step(
     `loss/<name>` for all `loss_names`, `grad_norm` and `num_positive`.
   """
   preset = model.preset
+  model = model.clone(remat=remat)
 
   def part_losses(
     params: dict,

@@ -32,6 +32,7 @@ def draw_detections(
   labels: np.ndarray,
   scores: np.ndarray | None,
   class_names: Sequence[str],
+  colours: Sequence[int] | None = None,
 ) -> np.ndarray:
   """Draws detections, or ground truth where `scores` is None.
 
@@ -48,6 +49,7 @@ def draw_detections(
     labels: int [n], class index.
     scores: float [n], or None.
     class_names: name of every class.
+    colours: index for `instance_colour` of each; its position by default.
 
   Returns:
     uint8 [f * h, f * w, 3] with the factor f 1 where the longer side is 513 or more.
@@ -61,17 +63,18 @@ def draw_detections(
   line = 1 if is_crowded else max(1, round(max(canvas.size) / 400))
   # Best last, so that it lies on top.
   order = np.arange(len(boxes)) if scores is None else np.argsort(scores, kind='stable')
+  shades = [instance_colour(int(k)) for k in colours or range(len(boxes))]
   pixels = np.array(canvas)
   for i in order:
-    _blend_mask(pixels, masks[i], factor, line, instance_colour(int(i)))
+    _blend_mask(pixels, masks[i], factor, line, shades[i])
   canvas = Image.fromarray(pixels)
   draw = ImageDraw.Draw(canvas)
   corners = _drawn_corners(np.asarray(boxes), factor, canvas.size)
   for i in order:
-    draw.rectangle(corners[i], outline=instance_colour(int(i)), width=line)
+    draw.rectangle(corners[i], outline=shades[i], width=line)
   if not is_crowded:
     captions = _captions(labels, scores, class_names)
-    _draw_captions(draw, canvas.size, corners, captions, order[::-1])
+    _draw_captions(draw, canvas.size, corners, captions, order[::-1], shades)
   return np.array(canvas)
 
 
@@ -132,6 +135,7 @@ def _draw_captions(
   corners: list[tuple[int, int, int, int]],
   captions: list[str],
   order: np.ndarray,
+  shades: Sequence[tuple[int, int, int]],
 ) -> None:
   """Writes captions, first in `order` first, at places that are still free."""
   font = ImageFont.load_default(int(np.clip(max(size) / 48, 11, 40)))
@@ -165,7 +169,7 @@ def _draw_captions(
     else:
       continue
     taken.append(spot)
-    colour = instance_colour(int(i))
+    colour = shades[i]
     brightness = np.dot(colour, (0.299, 0.587, 0.114))
     draw.rectangle(spot, fill=colour)
     ink = 'black' if brightness > 110 else 'white'

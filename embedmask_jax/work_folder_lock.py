@@ -5,19 +5,22 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
+
+from etils import epath
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.storage import is_remote
 
 LOCK_NAME = 'running.lock'
 
 
 @contextlib.contextmanager
-def work_folder_lock(workdir: Path) -> Iterator[None]:
+def work_folder_lock(workdir: epath.Path) -> Iterator[None]:
   """Holds WORKDIR/running.lock, whose content says by whom.
 
-  The operating system frees it when the process ends, however it ends; unlike the
-  other kind of lock, reading processes started by this one do not hold it on.
+  In a file system the operating system frees it when the process ends, however it ends.
+  In an object store it is a lease (`lease.py`); a process that loses it is ended.
 
   Args:
     workdir: existing and writable.
@@ -25,8 +28,12 @@ def work_folder_lock(workdir: Path) -> Iterator[None]:
   Raises:
     UserError: another process holds it.
   """
-  path = workdir / LOCK_NAME
-  with path.open('a+', encoding='utf-8') as file:
+  if is_remote(workdir):
+    with _lease(workdir):
+      yield
+    return
+  # Unlike the other kind of lock, this one is not held on by reading processes.
+  with open(workdir / LOCK_NAME, 'a+', encoding='utf-8') as file:
     try:
       fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
@@ -40,3 +47,15 @@ def work_folder_lock(workdir: Path) -> Iterator[None]:
     file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
     file.flush()
     yield
+
+
+def _lease(workdir: epath.Path) -> contextlib.AbstractContextManager[None]:
+  """The lock in a bucket, by way of what writes the arrays of checkpoints there."""
+  import tensorstore
+
+  from embedmask_jax.hosts import leave
+  from embedmask_jax.lease import lease
+
+  # Without the slash between them the work folders `run` and `run2` would mix.
+  store = tensorstore.KvStore.open(f'{workdir}/').result()
+  return lease(store, LOCK_NAME, f'--workdir={workdir}', on_loss=partial(leave, 1))

@@ -7,15 +7,17 @@ from golden_data import rasterised
 from golden_rule import unpack_masks
 from golden_set import Arrays, GoldenSet
 from golden_table import Report
+from synthetic import centroids
 
-from embedmask_jax.losses import focal_loss, giou_loss
-from embedmask_jax.models.layers import BatchNorm
+from embedmask_jax.losses import focal_loss, iou_loss
+from embedmask_jax.models.layers import BatchNorm, FrozenBatchNorm
+from embedmask_jax.ops.locations import locations
 from embedmask_jax.ops.lovasz import logit_from_probability, lovasz_hinge
 from embedmask_jax.ops.masks import mask_log_probability
 from embedmask_jax.ops.nms import greedy_nms
 from embedmask_jax.ops.resize import aligned_upsample, bilinear_weights
 from embedmask_jax.presets import PRESETS
-from embedmask_jax.targets import centerness_targets
+from embedmask_jax.targets import centerness_targets, in_centre_region
 
 PRESET = PRESETS['adelaidet']
 # Its pixels tie, so that the gradient is not unique.
@@ -39,6 +41,8 @@ def check_adelaidet_units(golden: GoldenSet, report: Report) -> None:
   _rasteriser(unit, golden.json('unit_index')['poly_polygons'], report)
   _nms(unit, report)
   _batch_norm(unit, report)
+  _frozen_batch_norm(unit, report)
+  _centre_sampling(unit, report)
 
 
 def _aligned(unit: Arrays, name: str, report: Report) -> None:
@@ -94,18 +98,20 @@ def _boxes(unit: Arrays, report: Report) -> None:
   weight = jnp.asarray(unit['iou_weight'])
 
   def each(predicted):
-    return giou_loss(predicted, target, hull_epsilon=PRESET.hull_epsilon)
+    return iou_loss(predicted, target, hull_epsilon=PRESET.hull_epsilon)
+
+  linear = iou_loss(predicted, target, kind='linear_iou')
 
   def total(predicted):
     return jnp.sum(each(predicted) * weight)
 
-  report.compare('unit: GIoU', 'iou_giou', 1 - each(predicted), unit['iou_giou'])
-  report.compare(
-    'unit: GIoU sum', 'iou_giou_loss', total(predicted), unit['iou_giou_loss']
-  )
-  report.compare(
-    'unit: GIoU gradient', 'iou', jax.grad(total)(predicted), unit['iou_grad_pred']
-  )
+  for quantity, record, found in (
+    ('unit: IoU losses', 'iou_giou', 1 - each(predicted)),
+    ('unit: IoU losses', 'iou_iou', 1 - linear),
+    ('unit: IoU loss sums', 'iou_giou_loss', total(predicted)),
+    ('unit: IoU loss gradients', 'iou_grad_pred', jax.grad(total)(predicted)),
+  ):
+    report.compare(quantity, record, found, unit[record])
   found = centerness_targets(jnp.asarray(unit['ctr_reg_targets']))
   report.compare('unit: centerness', 'ctr', found, unit['ctr_targets'])
 
@@ -193,3 +199,32 @@ def _batch_norm(unit: Arrays, report: Report) -> None:
     report.compare('unit: batch norm', name, value, expected)
   for theirs, ours in (('running_mean', 'mean'), ('running_var', 'var')):
     report.compare('unit: batch norm', theirs, after[ours], unit[f'bn_{theirs}'])
+
+
+def _frozen_batch_norm(unit: Arrays, report: Report) -> None:
+  """Ours has their epsilon in its variance."""
+  x = jnp.asarray(unit['bn_x'].transpose(0, 2, 3, 1))
+  buffers = {
+    'scale': jnp.array([0.5, 1.0, 2.0]),
+    'bias': jnp.array([0.0, 0.1, -0.2]),
+    'mean': jnp.array([0.1, 0.2, 0.3]),
+    'var': jnp.array([1.0, 2.0, 1e-6]) + 1e-5,
+  }
+  found = FrozenBatchNorm().apply({'batch_stats': buffers}, x, None, train=False)
+  expected = unit['frozenbn_y'].transpose(0, 2, 3, 1)
+  report.compare('unit: frozen batch norm', 'frozenbn_y', found, expected)
+
+
+def _centre_sampling(unit: Arrays, report: Report) -> None:
+  canvas = tuple(map(int, unit['cs_hw']))
+  boxes = jnp.asarray(unit['cs_boxes'])
+  report.compare(
+    'targets: centre sampling', 'locations', locations(canvas), unit['cs_locations']
+  )
+  masks = unpack_masks(unit['cs_masks'], canvas)
+  for name, centres in (
+    ('centroid', jnp.asarray(centroids(masks))),
+    ('boxcentre', (boxes[:, :2] + boxes[:, 2:]) / 2),
+  ):
+    found = in_centre_region(canvas, boxes, centres)
+    report.compare('targets: centre sampling', name, found, unit[f'cs_inside_{name}'])

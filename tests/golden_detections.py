@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from golden_rule import unpack_masks
 from golden_set import Arrays, GoldenSet
-from golden_table import Report
+from golden_table import TOLERANCES, Report
 
 from embedmask_jax.evaluate import detection_settings
 from embedmask_jax.ops.resize import aligned_upsample
@@ -222,9 +222,14 @@ def _compare_masks(
   grids = mask_grids(golden.preset, outputs, found, sizes, i)
   grid = tuple(map(int, post['mask_grid_hw']))
   threshold = mask_threshold(settings_of(golden), golden.preset)
+  # Cells as near to the threshold as the noise may count or not.
+  noise = TOLERANCES[f'detections {kind}: {_read_out(golden.preset)}'].limit
   for k, cells in enumerate(post[f'im{i}_mask_cells']):
     if k in row_of:
-      error = abs(int((grids[row_of[k]] > threshold).sum()) - int(cells))
+      least, most = (
+        int((grids[row_of[k]] > threshold + sign * noise).sum()) for sign in (1, -1)
+      )
+      error = max(least - int(cells), int(cells) - most, 0)
       quantity = f'detections {kind}: mask cells'
       report.observe(quantity, record, error / (grid[0] * grid[1]))
 
@@ -275,6 +280,12 @@ def _with_one_window(
     else:
       report.note(f'{record} image {i}: mask {theirs} skipped, its window is in doubt')
   return rows
+
+
+def _read_out(preset: Preset) -> str:
+  """The quantity that a mask is thresholded by."""
+  is_log = preset.read_out == 'log_probability'
+  return 'mask log-probability' if is_log else 'mask probability'
 
 
 def mask_grids(

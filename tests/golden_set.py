@@ -3,7 +3,7 @@
 import importlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,12 @@ def canvas_of(arrays: Arrays) -> tuple[int, int]:
   """(H, W) of the padded network input."""
   _, _, height, width = arrays['input_shape']
   return int(height), int(width)
+
+
+def tight_canvas(sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+  """(H, W) of the smallest canvas that holds images of these sizes (h, w)."""
+  height, width = (-(-max(sides) // 32) * 32 for sides in zip(*sizes, strict=True))
+  return height, width
 
 
 def head_outputs(arrays: Arrays, *, is_in_pixels: bool = False) -> HeadOutputs:

@@ -1,5 +1,7 @@
 """The unit records: single functions against recorded inputs and outputs."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from golden_rule import subsample, unpack_masks
 from golden_set import Arrays, GoldenSet
 from golden_table import Report
 
-from embedmask_jax.losses import focal_loss, giou_loss
+from embedmask_jax.losses import focal_loss, iou_loss
 from embedmask_jax.ops.boxes import box_iou, clip_boxes
 from embedmask_jax.ops.lovasz import logit_from_log_probability, lovasz_hinge
 from embedmask_jax.ops.masks import (
@@ -41,7 +43,7 @@ def check_units(golden: GoldenSet, report: Report) -> None:
     'lovasz_jaccard_weights': _jaccard,
     'lovasz_p1_prob': _lovasz_at_one,
     'lov_prob': _lovasz_with_mask,
-    'giou_sum': _giou,
+    'iou_pred': _iou_losses,
     'centerness': _centerness,
     'focal_logits': _focal,
     'nms_boxes': _nms,
@@ -184,20 +186,17 @@ def _lovasz_extreme(golden: GoldenSet, unit: Arrays, name: str, report: Report) 
   report.compare('unit: Lovasz gradient', name, gradient[0][known], expected[known])
 
 
-def _giou(unit: Arrays, report: Report) -> None:
+def _iou_losses(unit: Arrays, report: Report) -> None:
   predicted, target = jnp.asarray(unit['iou_pred']), jnp.asarray(unit['iou_target'])
   weight = jnp.asarray(unit['iou_weight'])
-
-  def total(predicted):
-    return jnp.sum(giou_loss(predicted, target) * weight)
-
-  report.compare(
-    'unit: GIoU', 'giou_each', giou_loss(predicted, target), unit['giou_each']
-  )
-  report.compare('unit: GIoU sum', 'giou_sum', total(predicted), unit['giou_sum'])
-  report.compare(
-    'unit: GIoU gradient', 'giou_grad', jax.grad(total)(predicted), unit['giou_grad']
-  )
+  for kind in ('iou', 'linear_iou', 'giou'):
+    each, pull = jax.vjp(partial(iou_loss, target=target, kind=kind), predicted)
+    for quantity, record, found in (
+      ('unit: IoU losses', f'{kind}_each', each),
+      ('unit: IoU loss sums', f'{kind}_sum', jnp.sum(each * weight)),
+      ('unit: IoU loss gradients', f'{kind}_grad', pull(weight)[0]),
+    ):
+      report.compare(quantity, record, found, unit[record])
 
 
 def _centerness(unit: Arrays, report: Report) -> None:

@@ -167,6 +167,9 @@ def test_a_checkpoint_is_evaluated_into_its_own_work_folder(
   metrics = evaluate_checkpoint(stored, config)
   assert metrics['segm/AP'] == pytest.approx(1)
   assert (tmp_path / 'run' / 'eval' / '5' / 'metrics.json').exists()
+  report = (tmp_path / 'run' / 'eval' / '5' / 'report.html').read_text()
+  assert 'run, step 5' in report
+  assert 'Every image is perfect.' in report
   evaluate_checkpoint(stored, config, workdir=str(tmp_path / 'elsewhere'))
   assert (tmp_path / 'elsewhere' / 'eval' / '5' / 'metrics.json').exists()
 

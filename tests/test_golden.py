@@ -14,11 +14,6 @@ FOLDERS = Path(__file__).resolve().parent / 'golden'
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'golden'
 PRESETS = ('2019', '2020', '2021', 'adelaidet')
 LOCAL = FOLDERS / '2021'
-# What has not been seen to pass yet of the other presets.
-UNSETTLED = {
-  name: {'parameter gradients', 'trajectories'}
-  for name in ('2019', '2020', 'adelaidet')
-}
 QUICK = (
   'rule',
   'units',
@@ -51,21 +46,13 @@ def test_one_whole_forward():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  'folder', [LOCAL, SHARED / '2021' / 'public'], ids=['local', 'public']
-)
-def test_whole_sets(folder):
+@pytest.mark.parametrize('preset', PRESETS)
+@pytest.mark.parametrize('is_public', [False, True], ids=['portable', 'public'])
+def test_whole_sets(preset, is_public):
+  folder = SHARED / preset / 'public' if is_public else FOLDERS / preset
   if not folder.is_dir():
     pytest.skip(f'{folder} is not there')
   report = golden_check.check_folder(folder)
-  assert report.passed, str(report)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('preset', UNSETTLED)
-def test_other_presets(preset):
-  names = set(golden_check.CHECKS) - UNSETTLED[preset]
-  report = golden_check.check_folder(FOLDERS / preset, sorted(names))
   assert report.passed, str(report)
 
 

@@ -10,7 +10,7 @@ from embedmask_jax.losses import (
   binary_cross_entropy,
   compute_losses,
   focal_loss,
-  giou_loss,
+  iou_loss,
   loss_names,
   normalisers,
 )
@@ -62,12 +62,28 @@ def test_focal_loss_by_hand():
   np.testing.assert_allclose(loss[0], expected, rtol=1e-6)
 
 
-def test_giou_loss_of_disjoint_and_equal_boxes():
+@pytest.mark.parametrize(
+  ('kind', 'expected'),
+  [
+    # The hull is the larger box: IoU and GIoU are the same.
+    ('giou', 1 - 2 / 5),
+    ('iou', -np.log(2 / 5)),
+    ('linear_iou', 1 - 2 / 5),
+  ],
+)
+def test_box_losses_of_equal_and_nested_boxes(kind, expected):
   box = jnp.asarray([1.0, 2.0, 3.0, 4.0])
-  np.testing.assert_allclose(giou_loss(box, box), 0, atol=1e-6)
-  # 2x2 around the point against 1x1 to its lower right.
-  loss = giou_loss(jnp.asarray([1.0, 1, 1, 1]), jnp.asarray([0.0, 0, 1, 1]))
-  np.testing.assert_allclose(loss, 1 - 2 / 5, rtol=1e-6)
+  np.testing.assert_allclose(iou_loss(box, box, kind=kind), 0, atol=1e-6)
+  # 2x2 around the point against its lower right quarter.
+  larger, smaller = jnp.asarray([1.0, 1, 1, 1]), jnp.asarray([0.0, 0, 1, 1])
+  loss = iou_loss(larger, smaller, kind=kind)
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_giou_loss_of_touching_boxes():
+  # Two squares side by side: the hull has no gap.
+  left, right = jnp.asarray([2.0, 1, 0, 1]), jnp.asarray([0.0, 1, 2, 1])
+  np.testing.assert_allclose(iou_loss(left, right), 1 - 1 / 9, rtol=1e-6)
 
 
 def test_cross_entropy_is_stable_and_right():

@@ -78,6 +78,7 @@ def test_resuming_drops_what_lies_beyond_the_restored_step(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == [
     'metrics.jsonl',
     'tensorboard',
+    'training_curves.svg',
   ]
   with MetricWriter(tmp_path, restored_step=0):
     pass

@@ -1,6 +1,8 @@
 """Prediction around the network: order, names, and files that cannot be read."""
 
+import io
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,12 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from configs import base
-from embedmask_jax import predict as predict_module
 from embedmask_jax.checkpoint import Metadata, StoredCheckpoint
 from embedmask_jax.errors import UserError
-from embedmask_jax.image_files import find_images, overlay_names
+from embedmask_jax.image_files import find_images, output_names
 from embedmask_jax.predict import Predictor, predict_files
+from embedmask_jax.predict import predictor as predict_module
+from embedmask_jax.predict.video import VideoReader, VideoWriter
 from embedmask_jax.structures import Detections
 
 
@@ -69,7 +72,7 @@ def network(monkeypatch):
         location=labels,
         masks=np.packbits(masks, axis=-1),
         num_candidates=valid.sum(axis=1),
-        num_kept=valid.sum(axis=1),
+        num_kept=np.full(rows, 3),
       )
 
     return inference
@@ -128,13 +131,14 @@ def test_arrays_that_are_no_images_are_told(stored, config, image):
     Predictor(stored, config)([grey(4, 4, 0), image])
 
 
-def run(stored, config, images, output, score_threshold=0.3):
+def run(stored, config, images, output, score_threshold=0.3, **options):
   return predict_files(
     stored,
     config,
-    images=str(images),
+    images=[str(images)],
     output=str(output),
     score_threshold=score_threshold,
+    **options,
   )
 
 
@@ -178,10 +182,10 @@ def test_equal_stems_get_overlays_of_their_own(stored, config, tmp_path):
 
 def test_no_two_overlays_share_a_name():
   names = ['a.png', 'a.jpg', 'A.tif', 'a.jpg.bmp', 'b.png', 'a.jpg.png']
-  overlays = overlay_names([Path('in', name) for name in names])
+  overlays = output_names([Path('in', name) for name in names])
   assert len(overlays) == len(names)
   assert len({overlay.lower() for overlay in overlays.values()}) == len(names)
-  assert overlays[Path('in/b.png')] == 'b.png'
+  assert overlays[Path('in/b.png')] == 'b'
 
 
 def test_the_cap_is_told(stored, config, tmp_path, caplog):
@@ -206,7 +210,89 @@ def test_mistakes_are_told(stored, config, tmp_path):
     run(stored, config, folder, tmp_path / 'file' / 'out')
 
 
+def test_thresholds_of_single_classes(stored, config):
+  image = grey(40, 60, 128)
+  # The network finds a bar at 0.5 and a box at 0.01.
+  for thresholds, expected in (
+    ({'bar': 0.6}, []),
+    ({'box': 0.0}, ['bar', 'box']),
+    ({'bar': 0.6, 'box': 0.005}, ['box']),
+  ):
+    predictor = Predictor(stored, config, class_thresholds=thresholds)
+    [found] = predictor(image)
+    assert list(found.class_names) == expected
+  with pytest.raises(UserError, match="no class 'bra'; the classes are box, bar"):
+    Predictor(stored, config, class_thresholds={'bra': 0.1})
+
+
+def test_tiles_of_a_large_image_are_put_together(stored, config):
+  [found] = Predictor(stored, config, tile=64, overlap=16)([grey(64, 150, 128)])
+  # The network finds the left half of everything: of each of three tiles.
+  assert len(found) == 3
+  assert sorted(window.left for window in found.windows) == [0, 43, 86]
+  for wrong in ({'tile': 20}, {'tile': 64, 'overlap': 40}, {'tile': -1}):
+    with pytest.raises(UserError, match='tile is|overlap is'):
+      Predictor(stored, config, **wrong)
+
+
+@pytest.mark.parametrize('threads', [0, 2])
+def test_everything_at_once_or_in_turn_gives_the_same(
+  stored, config, tmp_path, threads
+):
+  for number in range(7):
+    save(tmp_path / 'in' / f'{number}.png', 90 + number, (40 + 20 * (number % 3), 60))
+  run(stored, config, tmp_path / 'in', tmp_path / 'out', threads=threads)
+  results = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+  assert [entry['image_id'] for entry in results] == list(range(1, 8))
+  assert [round(entry['score'] * 255) for entry in results] == list(range(90, 97))
+
+
+def test_a_video_becomes_a_video(stored, config, tmp_path):
+  pytest.importorskip('av')
+  with VideoWriter(tmp_path / 'in.mp4', Fraction(5)) as writer:
+    for number in range(5):
+      writer.write(number / 5, grey(40, 60, 100 + 20 * number))
+  (tmp_path / 'bad.mp4').write_bytes(b'nothing')
+  image = save(tmp_path / 'a.png', 90)
+  unreadable = predict_files(
+    stored,
+    config,
+    images=[str(tmp_path / 'bad.mp4'), str(tmp_path / 'in.mp4'), str(image)],
+    output=str(tmp_path / 'out'),
+  )
+  assert unreadable == ['bad.mp4']
+  with VideoReader(tmp_path / 'out' / 'in.mp4') as reader:
+    assert len(list(reader.frames())) == 5
+  assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
+    'a.png',
+    'in.mp4',
+    'predictions.json',
+  ]
+  results = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+  assert [entry.get('frame') for entry in results] == [0, 1, 2, 3, 4, None]
+  # The file that cannot be read has a number, too.
+  assert [entry['image_id'] for entry in results] == [2, 3, 4, 5, 6, 7]
+  assert results[1]['seconds'] == pytest.approx(0.2)
+
+
+def test_files_are_found_by_name_folder_pattern_and_list(tmp_path, monkeypatch):
+  for name in ('b/2.png', 'b/1.jpg', 'b/c/3.png', 'b/notes.txt', 'x.mp4'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  monkeypatch.chdir(tmp_path)
+
+  def names(*arguments):
+    return [str(path) for path in find_images(arguments)]
+
+  assert names('b') == ['b/1.jpg', 'b/2.png']
+  assert names('x.mp4', 'b/2.png', 'b') == ['x.mp4', 'b/2.png', 'b/1.jpg']
+  assert names('b/**/*.png') == ['b/2.png', 'b/c/3.png']
+  for content in (b'b/2.png\nb/1.jpg\n', b'b/2.png\0b/1.jpg\0', b'b/2.png\r\nb/1.jpg'):
+    monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(content)))
+    assert names('-') == ['b/2.png', 'b/1.jpg']
+
+
 def test_images_are_found_by_suffix_in_the_order_of_their_names(tmp_path):
   for name in ('b.PNG', 'a.jpeg', 'c.tiff'):
     (tmp_path / name).touch()
-  assert [p.name for p in find_images(tmp_path)] == ['a.jpeg', 'b.PNG', 'c.tiff']
+  assert [p.name for p in find_images([tmp_path])] == ['a.jpeg', 'b.PNG', 'c.tiff']

@@ -40,15 +40,15 @@ def trained(workdir, config, annotations, images, *fields):
 
 
 def test_nuclei(tmp_path):
-  """A sixth of the steps, all validation images."""
+  """A third of the steps, all validation images."""
   folder = DATA / 'nuclei'
   splits = [folder / 'annotations' / f'instances_{s}.json' for s in ('train', 'val')]
   metrics = trained(
-    tmp_path, 'configs/nuclei.py', splits, folder / 'images', '--config.train.steps=100'
+    tmp_path, 'configs/nuclei.py', splits, folder / 'images', '--config.train.steps=200'
   )
-  # 0.58 and 0.23: boxes come before masks.
-  assert metrics['bbox/AP50'] > 0.45
-  assert metrics['segm/AP50'] > 0.15
+  # 0.72 and 0.47; in half as many steps masks vary from 0.11 to 0.23.
+  assert metrics['bbox/AP50'] > 0.6
+  assert metrics['segm/AP50'] > 0.3
 
 
 def test_coco_overfit(tmp_path):

@@ -6,6 +6,7 @@ checkpoints and the logs are real.
 
 import json
 import re
+from pathlib import Path
 from typing import ClassVar
 
 import jax
@@ -17,6 +18,7 @@ import pytest
 from configs import base, quickstart
 from embedmask_jax import train as train_module
 from embedmask_jax.checkpoint import list_steps, open_checkpoint
+from embedmask_jax.compile_ahead import compile_ahead
 from embedmask_jax.datasets import open_eval_source
 from embedmask_jax.devices import check_batch_size
 from embedmask_jax.errors import UserError
@@ -78,10 +80,10 @@ def toy_variables(model, seed):
 
 
 def make_toy_step(
-  model, optimizer, mesh, *, accumulation_steps=1, ema_decay=0.0, seed=0
+  model, optimizer, mesh, *, accumulation_steps=1, ema_decay=0.0, remat='none', seed=0
 ):
   """A step whose result depends on every image it has seen, and on their order."""
-  del model, mesh, accumulation_steps, ema_decay, seed
+  del model, mesh, accumulation_steps, ema_decay, remat, seed
 
   @jax.jit
   def step(state, batch):
@@ -238,6 +240,7 @@ def test_a_loss_that_is_not_finite_names_step_and_images_and_is_not_saved(
   def make_step(*args, **kwargs):
     step = make_toy_step(*args, **kwargs)
 
+    @jax.jit
     def poisoned(state, batch):
       loss = jnp.where(state.step == 5, jnp.nan, 1.0)
       new_state, metrics = step(state, batch)
@@ -427,9 +430,15 @@ def compilation_cache(tmp_path_factory):
   before = [getattr(jax.config, name) for name in names]
   for name, value in zip(names, (folder, 0.1), strict=True):
     jax.config.update(name, value)
-  yield
+  yield Path(folder)
   for name, value in zip(names, before, strict=True):
     jax.config.update(name, value)
+
+
+def compiled(folder):
+  """The cache's training steps and inference functions."""
+  names = {path.name for path in folder.iterdir() if path.name.endswith('-cache')}
+  return {name for name in names if 'replica_step' in name or 'inference' in name}
 
 
 @pytest.mark.slow
@@ -437,7 +446,11 @@ def test_the_real_network_trains_resumes_evaluates_and_predicts(
   tmp_path, scenes, monkeypatch, compilation_cache
 ):
   monkeypatch.setenv('EMBEDMASK_CACHE', str(scenes))
+  assert compile_ahead(real_config()) == 2
+  ahead = compiled(compilation_cache)
+  assert len(ahead) == 2
   result = train(real_config(), tmp_path / 'straight')
+  assert compiled(compilation_cache) == ahead
   with monkeypatch.context() as patch:
     interrupt_after(patch, 3)
     with pytest.raises(KeyboardInterrupt):

@@ -21,12 +21,12 @@ CANVAS = (96, 96)
 OPTIMIZER = optax.sgd(1.0)
 
 
-def one_update(batch, devices=1, parts=1, norm='group', preset='2021'):
+def one_update(batch, devices=1, parts=1, norm='group', preset='2021', remat='none'):
   model = tiny_model(norm=norm, preset=PRESETS[preset])
   state = create_train_state(tiny_variables(norm, preset), OPTIMIZER)
   before = jax.tree.map(np.array, state.params)
   mesh = Mesh(np.asarray(jax.devices()[:devices]), (DATA_AXIS,))
-  step = make_train_step(model, OPTIMIZER, mesh, accumulation_steps=parts)
+  step = make_train_step(model, OPTIMIZER, mesh, accumulation_steps=parts, remat=remat)
   state, metrics = step(state, batch)
   update = jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, before)
   return update, {name: float(value) for name, value in metrics.items()}

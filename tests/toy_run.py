@@ -3,7 +3,8 @@
   python tests/toy_run.py WORKDIR [--config.part.field=value ...]
 
 Data, checkpoints, logs and hosts are real. WORKDIR/seen.<host>.jsonl gets a line for
-every batch: the step and the images of this host's share.
+every batch: the step and the images of this host's share. Where TOY_WORKDIR names
+another work folder, such as one in a bucket, WORKDIR gets nothing else.
 
 Environment: TOY_STEP_SECONDS, how long a step takes; TOY_HEARTBEAT_SECONDS, see
 `hosts.py`; TOY_DIE_IN_WRITE=n, the n-th
@@ -67,9 +68,11 @@ def toy_variables(model, seed):
   }
 
 
-def make_toy_step(model, optimizer, mesh, *, accumulation_steps, ema_decay, seed):
+def make_toy_step(
+  model, optimizer, mesh, *, accumulation_steps, ema_decay, remat, seed
+):
   """A step whose result depends on every pixel, mapped over the devices."""
-  del model, accumulation_steps, ema_decay, seed
+  del model, accumulation_steps, ema_decay, remat, seed
   seconds = float(os.environ.get('TOY_STEP_SECONDS', '0'))
 
   def replica_step(state, batch):
@@ -153,7 +156,8 @@ def run(arguments):
   train_module.train_batches = record_batches(workdir, train_module.train_batches)
   if number := int(os.environ.get('TOY_DIE_IN_WRITE', '0')):
     die_in_write(number)
-  flags = [f'--config={__file__}', f'--workdir={workdir}', '--compilation_cache=off']
+  target = os.environ.get('TOY_WORKDIR', workdir)
+  flags = [f'--config={__file__}', f'--workdir={target}', '--compilation_cache=off']
   main.main(['main', *flags, *arguments[1:]])
 
 
@@ -163,7 +167,7 @@ def start(workdir, *flags, devices=1, **environment):
   root = Path(__file__).parents[1]
   variables = os.environ | {
     'JAX_PLATFORMS': 'cpu',
-    'PYTHONPATH': str(root),
+    'PYTHONPATH': os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')]),
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     **environment,
   }

@@ -1,6 +1,7 @@
 """Scores a checkpoint, by default on the evaluation data of its own config.
 
-WORKDIR/eval/<step> gets metrics.json, predictions.json and overlays/. --config=FILE
+WORKDIR/eval/<step> gets metrics.json, predictions.json, overlays/ and report.html: COCO
+tables, curves, calibration, confusion and the best and worst images. --config=FILE
 replaces the parts `data` and `eval` of the stored config.
 """
 
@@ -14,7 +15,7 @@ from embedmask_jax.commands.shared_arguments import (
 from embedmask_jax.config_reading import stored_or_given_config
 from embedmask_jax.exit_status import SUCCESS
 
-SUMMARY = 'score a checkpoint: COCO metrics and example pictures'
+SUMMARY = 'score a checkpoint: COCO metrics, a report and pictures'
 EXAMPLE = """\
   embedmask eval --checkpoint=runs/mine \\
     --config.data.eval.annotations=test.json --config.data.eval.images=images

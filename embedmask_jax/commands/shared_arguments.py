@@ -30,6 +30,16 @@ def add_compilation_cache(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def add_distributed(parser: argparse.ArgumentParser) -> None:
+  """Adds --distributed, on by default."""
+  parser.add_argument(
+    '--distributed',
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help='be one of several processes where the environment says so',
+  )
+
+
 def open_stored(path: str) -> 'StoredCheckpoint':
   """Opens a checkpoint.
 

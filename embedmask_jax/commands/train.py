@@ -9,7 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from embedmask_jax.commands.shared_arguments import add_compilation_cache
+from embedmask_jax.commands.shared_arguments import (
+  add_compilation_cache,
+  add_distributed,
+)
 from embedmask_jax.config_reading import required_config
 from embedmask_jax.exit_status import RETRY, SUCCESS
 
@@ -27,12 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--workdir', required=True, help='folder of the run: checkpoints, logs, evaluations'
   )
-  parser.add_argument(
-    '--distributed',
-    action=argparse.BooleanOptionalAction,
-    default=True,
-    help='be one of several processes where the environment says so',
-  )
+  add_distributed(parser)
   add_compilation_cache(parser)
 
 

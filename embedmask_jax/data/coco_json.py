@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from embedmask_jax.data.segmentations import (
   parse_segmentation,
 )
 from embedmask_jax.errors import UserError
+from embedmask_jax.storage import read_bytes, reason
 
 _KEYS = {
   'images': ('id', 'file_name', 'height', 'width'),
@@ -35,10 +35,10 @@ def load_json(path: str) -> dict[str, Any]:
       no images, no categories.
   """
   try:
-    content = json.loads(Path(path).read_bytes())
+    content = json.loads(read_bytes(path))
   except OSError as error:
     raise UserError(
-      f'annotations {path!r}: cannot be read ({error.strerror}); name a COCO-format '
+      f'annotations {path!r}: cannot be read ({reason(error)}); name a COCO-format '
       'JSON file'
     ) from error
   except (ValueError, RecursionError) as error:

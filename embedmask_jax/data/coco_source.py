@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.masks import Segmentation
 from embedmask_jax.errors import UserError
 from embedmask_jax.presets import PRESETS, Preset
+from embedmask_jax.storage import list_names, located, read_bytes, reason
 
 
 class CocoSource(ImageSource):
@@ -100,9 +100,9 @@ def read_image_file(path: str) -> bytes:
     UserError: it cannot be read.
   """
   try:
-    return Path(path).read_bytes()
+    return read_bytes(path)
   except OSError as error:
-    raise UserError(f'image {path}: cannot be read ({error.strerror})') from error
+    raise UserError(f'image {path}: cannot be read ({reason(error)})') from error
 
 
 def _find_images(
@@ -114,7 +114,7 @@ def _find_images(
     The paths of those that are there, and the names of those that are not.
   """
   for folder in folders:
-    if not os.path.isdir(folder):
+    if not located(folder).is_dir():
       raise UserError(
         f'images folder {folder!r} does not exist; several folders are joined by commas'
       )
@@ -123,10 +123,7 @@ def _find_images(
   def exists(path: str) -> bool:
     parent, name = os.path.split(path)
     if parent not in listings:
-      try:
-        listings[parent] = frozenset(os.listdir(parent))
-      except OSError:
-        listings[parent] = frozenset()
+      listings[parent] = list_names(parent)
     return name in listings[parent]
 
   paths, missing = [], []

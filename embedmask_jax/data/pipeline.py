@@ -90,11 +90,8 @@ def train_batches(
   if not source.instance_counts.sum():
     report = str(source.report).replace('\n ', ';')
     raise UserError(f'nothing to train on: {report}')
-  plan = TrainPlan(
-    image_ids=source.image_ids,
-    sizes=source.sizes,
-    boxes=source.boxes,
-    instance_counts=source.instance_counts,
+  plan = train_plan(
+    source,
     seed=seed,
     batch_size=batch_size,
     short_sides=short_sides,
@@ -109,6 +106,17 @@ def train_batches(
   return _numbered(
     _batches(loader, start_step, _ENDLESS, workers, prefetch, max_worker_deaths),
     start_step,
+  )
+
+
+def train_plan(source: ImageSource, **settings: Any) -> TrainPlan:
+  """The plan of a source's training batches; settings as `TrainPlan` takes them."""
+  return TrainPlan(
+    image_ids=source.image_ids,
+    sizes=source.sizes,
+    boxes=source.boxes,
+    instance_counts=source.instance_counts,
+    **settings,
   )
 
 

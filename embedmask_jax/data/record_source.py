@@ -1,21 +1,29 @@
 """Annotated images from ArrayRecord files that our TFDS builder wrote."""
 
+import hashlib
+import io
 import json
+import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from embedmask_jax.data.annotations import AnnotationTable
 from embedmask_jax.data.coco_json import make_ground_truth
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.masks import Segmentation
+from embedmask_jax.data.scenes import default_folder
 from embedmask_jax.data.segmentations import parse_segmentation
 from embedmask_jax.errors import UserError
 from embedmask_jax.presets import PRESETS, Preset
+from embedmask_jax.storage import copy_files, is_remote, located, read_bytes, reason
 
 # Beside the records: everything about the data set but images and masks, so that
 # opening it reads no records.
@@ -36,6 +44,9 @@ class RecordSource(ImageSource):
   ):
     """Reads the index; the records are opened when the first is asked for.
 
+    Their reader knows files of this machine only: records in an object store are copied
+    into the cache folder first, unless they are there.
+
     Args:
       folder: what `prepare_records` wrote.
       categories: (id, name) of the classes to use, such as a checkpoint's; those of
@@ -45,11 +56,12 @@ class RecordSource(ImageSource):
 
     Raises:
       UserError: the folder holds no records of ours, or has a category that is not
-        among `categories`.
+        among `categories`, or cannot be copied.
     """
-    self._folder = os.fspath(folder)
-    table, self._split = _load_index(Path(self._folder))
-    super().__init__(table, self._folder, categories, min_box_side, preset)
+    place = located(folder)
+    table, self._split = _load_index(place)
+    super().__init__(table, os.fspath(place), categories, min_box_side, preset)
+    self._folder = os.fspath(_local_copy(place) if is_remote(place) else place)
     self._records: Any = None
 
   def _record(self, index: int) -> dict[str, Any]:
@@ -94,17 +106,19 @@ class RecordSource(ImageSource):
     return make_ground_truth(annotations, self.table)
 
 
-def save_index(folder: Path, table: AnnotationTable, split: str) -> None:
+def save_index(folder: epath.Path, table: AnnotationTable, split: str) -> None:
   """Writes what `RecordSource` reads beside the records."""
   arrays = {field.name: getattr(table, field.name) for field in fields(table)}
   arrays['file_names'] = np.asarray(table.file_names, np.str_)
   arrays['categories'] = np.asarray(json.dumps(table.categories))
-  np.savez(folder / INDEX_FILE, version=INDEX_VERSION, split=split, **arrays)
+  content = io.BytesIO()
+  np.savez(content, version=INDEX_VERSION, split=split, **arrays)
+  (folder / INDEX_FILE).write_bytes(content.getvalue())
 
 
-def _load_index(folder: Path) -> tuple[AnnotationTable, str]:
+def _load_index(folder: epath.Path) -> tuple[AnnotationTable, str]:
   try:
-    with np.load(folder / INDEX_FILE) as stored:
+    with np.load(io.BytesIO(read_bytes(folder / INDEX_FILE))) as stored:
       arrays = dict(stored)
     if arrays.pop('version') != INDEX_VERSION:
       raise UserError(
@@ -123,3 +137,38 @@ def _load_index(folder: Path) -> tuple[AnnotationTable, str]:
       f'{folder}: not a folder of records written by '
       f'`python -m embedmask_jax.data.tfds_builder` ({error})'
     ) from error
+
+
+def _local_copy(folder: epath.Path) -> Path:
+  """A folder of records on this machine, whole, named after what lies in the original.
+
+  Raises:
+    UserError: it cannot be made.
+  """
+  names = sorted(path.name for path in folder.iterdir())
+  states = [(name, (folder / name).stat()) for name in names]
+  text = json.dumps([str(folder), *((n, s.length, s.mtime) for n, s in states)])
+  key = hashlib.sha256(text.encode()).hexdigest()[:16]
+  copy = default_folder() / 'records' / f'{folder.name}-{key}'
+  if copy.is_dir():
+    return copy
+  total = sum(state.length for _, state in states)
+  logging.getLogger(__name__).info(
+    'copying %d MB of records from %s to %s', total // 10**6, folder, copy
+  )
+  try:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = tempfile.mkdtemp(prefix=f'.{copy.name}-', dir=copy.parent)
+    try:
+      copy_files(folder, epath.Path(unfinished), names)
+      try:
+        os.rename(unfinished, copy)
+      except OSError:
+        # Another process was faster.
+        if not copy.is_dir():
+          raise
+    finally:
+      shutil.rmtree(unfinished, ignore_errors=True)
+  except OSError as error:
+    raise UserError(f'{folder} cannot be copied to {copy} ({reason(error)})') from error
+  return copy

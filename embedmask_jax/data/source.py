@@ -7,6 +7,7 @@ from embedmask_jax.data.coco_source import CocoSource
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.record_source import RecordSource
 from embedmask_jax.presets import PRESETS, Preset
+from embedmask_jax.storage import located
 
 
 def open_source(
@@ -32,7 +33,7 @@ def open_source(
   Raises:
     UserError: the data set cannot be used; see `CocoSource` and `RecordSource`.
   """
-  if os.path.isdir(annotations):
+  if located(annotations).is_dir():
     return RecordSource(
       annotations, categories=categories, min_box_side=min_box_side, preset=preset
     )

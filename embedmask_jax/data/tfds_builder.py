@@ -15,16 +15,17 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from embedmask_jax.data.coco_source import CocoSource, read_image_file
 from embedmask_jax.data.decode import open_rgb
-from embedmask_jax.data.record_source import save_index
+from embedmask_jax.data.record_source import INDEX_FILE, save_index
 from embedmask_jax.errors import UserError
+from embedmask_jax.storage import copy_files, is_remote, list_names, located
 
 
 class CocoInstances(tfds.core.GeneratorBasedBuilder):
@@ -96,34 +97,37 @@ def prepare_records(
   images: str | os.PathLike,
   output_dir: str | os.PathLike,
   split: str = 'train',
-) -> Path:
+) -> epath.Path:
   """Writes a data set as ArrayRecord files for `RecordSource`.
 
   The records are whole or absent: they are written beside their final place and moved
-  there when complete.
+  there when complete; into an object store they are copied, the index last, without
+  which nothing reads them.
 
   Args:
     annotations: path of the COCO JSON.
     images: folder of the images, or several joined by commas.
-    output_dir: what to write; must not exist, or be empty.
+    output_dir: what to write, a folder or gs://...; must not exist, or be empty.
     split: the name TFDS knows the data by.
 
   Returns:
-    `output_dir`.
+    The absolute path of `output_dir`.
 
   Raises:
     UserError: the data set cannot be used (see `CocoSource`), an image cannot be
       decoded, or `output_dir` exists or cannot be written.
   """
-  output = Path(output_dir)
+  output = located(output_dir)
   if not split.isidentifier():
     raise UserError(f'split {split!r}: use letters, digits and underscores')
-  if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+  if output.exists() and (not output.is_dir() or list_names(output)):
     raise UserError(f'{output} exists; remove it or name another output folder')
   source = CocoSource(annotations, images)
+  beside = None if is_remote(output) else output.parent
   try:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    incomplete = tempfile.mkdtemp(prefix=f'.{output.name}-', dir=output.parent)
+    if beside:
+      beside.mkdir(parents=True, exist_ok=True)
+    incomplete = tempfile.mkdtemp(prefix=f'.{output.name}-', dir=beside)
   except OSError as error:
     raise UserError(f'{output}: cannot be written ({error.strerror})') from error
   try:
@@ -131,9 +135,13 @@ def prepare_records(
       source=source, split=split, data_dir=incomplete, file_format='array_record'
     )
     builder.download_and_prepare()
-    written = Path(builder.data_dir)
+    written = epath.Path(builder.data_dir)
     save_index(written, source.table, split)
-    os.replace(written, output)
+    if beside:
+      os.replace(written, output)
+    else:
+      copy_files(written, output, sorted(list_names(written) - {INDEX_FILE}))
+      copy_files(written, output, [INDEX_FILE])
   except OSError as error:
     raise UserError(f'{output}: cannot be written ({error})') from error
   finally:

@@ -8,28 +8,44 @@ taken at the largest.
 """
 
 import argparse
-import contextlib
-import io
 import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as rle
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from embedmask_jax.errors import UserError
 from embedmask_jax.metrics.ground_truth import read_ground_truth, read_json
 from embedmask_jax.metrics.results import read_results
+from embedmask_jax.metrics.score_tables import ScoreTables, make_tables
 
 # None where nothing is defined, as the AP of a class without instances is.
 Metrics = dict[str, float | int | None]
 
 IOU_TYPES = ('segm', 'bbox')
 _SIZES = {'s': 'small', 'm': 'medium', 'l': 'large'}
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+  """Metrics, and what they were computed from.
+
+  Attributes:
+    metrics: see `evaluate_results`.
+    tables: one for each type that was scored.
+    truth: what `read_ground_truth` returns.
+    detections: what `read_results` returns.
+    class_names: category id -> name, in ascending order of the ids.
+  """
+
+  metrics: Metrics
+  tables: dict[str, ScoreTables]
+  truth: dict
+  detections: list[dict]
+  class_names: dict[int, str]
 
 
 def evaluate_results(
@@ -67,15 +83,38 @@ def evaluate_results(
   Raises:
     UserError: unusable ground truth, results or caps; names the entry.
   """
+  return score_results(
+    ground_truth,
+    results,
+    max_dets=max_dets,
+    class_names=class_names,
+    iou_types=iou_types,
+  ).metrics
+
+
+def score_results(
+  ground_truth: dict | str | Path,
+  results: Sequence[dict],
+  *,
+  max_dets: Sequence[int] = (1, 10, 100),
+  class_names: Sequence[str] | None = None,
+  iou_types: Sequence[str] | None = None,
+) -> Scored:
+  """As `evaluate_results`, with the tables that the metrics are means of."""
   caps = _checked_caps(max_dets)
   truth = read_ground_truth(ground_truth)
   detections = read_results(results, truth)
   categories = sorted(truth['categories'], key=lambda category: category['id'])
   names = _unique_names(categories, class_names)
+  tables = {
+    iou_type: make_tables(truth, detections, iou_type, caps)
+    for iou_type in _checked_types(iou_types, truth, detections)
+  }
   metrics: Metrics = {}
-  for iou_type in _checked_types(iou_types, truth, detections):
-    metrics |= _score(truth, detections, iou_type, caps, names)
-  return metrics | _counts(truth, detections, caps[-1], names)
+  for table in tables.values():
+    metrics |= _metrics_of(table, caps, names)
+  metrics |= _counts(truth, detections, caps[-1], names)
+  return Scored(metrics, tables, truth, detections, names)
 
 
 def _checked_caps(max_dets: Sequence[int]) -> list[int]:
@@ -127,37 +166,14 @@ def _checked_types(
   return [iou_type for iou_type in IOU_TYPES if iou_type in iou_types]
 
 
-def _score(
-  truth: dict,
-  detections: list[dict],
-  iou_type: str,
-  caps: list[int],
-  names: dict[int, str],
-) -> Metrics:
-  """Runs COCOeval, without its printing, and reads its tables."""
-  sized = []
-  for detection in detections:
-    width, height = detection['bbox'][2:]
-    is_mask = iou_type == 'segm'
-    area = rle.area(detection['segmentation']) if is_mask else width * height
-    sized.append({**detection, 'area': float(area)})
-  with contextlib.redirect_stdout(io.StringIO()):
-    evaluator = COCOeval(
-      _index(truth, [dict(entry) for entry in truth['annotations']]),
-      _index(truth, sized),
-      iou_type,
-    )
-    evaluator.params.maxDets = caps
-    evaluator.evaluate()
-    evaluator.accumulate()
-  sizes = evaluator.params.areaRngLbl
-  # [IoU, recall, class, size, cap] and [IoU, class, size, cap].
-  precision, recall = evaluator.eval['precision'], evaluator.eval['recall']
+def _metrics_of(tables: ScoreTables, caps: list[int], names: dict[int, str]) -> Metrics:
+  precision, recall = tables.precision, tables.recall
+  sizes = tables.sizes
   overall = precision[:, :, :, sizes.index('all'), -1]
   metrics = {
     'AP': _mean(overall),
-    'AP50': _mean(overall[np.isclose(evaluator.params.iouThrs, 0.5)]),
-    'AP75': _mean(overall[np.isclose(evaluator.params.iouThrs, 0.75)]),
+    'AP50': _mean(overall[np.isclose(tables.iou_thresholds, 0.5)]),
+    'AP75': _mean(overall[np.isclose(tables.iou_thresholds, 0.75)]),
   }
   for letter, size in _SIZES.items():
     metrics[f'AP{letter}'] = _mean(precision[:, :, :, sizes.index(size), -1])
@@ -165,16 +181,9 @@ def _score(
     metrics[f'AR{cap}'] = _mean(recall[:, :, sizes.index('all'), index])
   for letter, size in _SIZES.items():
     metrics[f'AR{letter}'] = _mean(recall[:, :, sizes.index(size), -1])
-  for index, category_id in enumerate(evaluator.params.catIds):
+  for index, category_id in enumerate(tables.category_ids):
     metrics[f'AP/{names[category_id]}'] = _mean(overall[:, :, index])
-  return {f'{iou_type}/{key}': value for key, value in metrics.items()}
-
-
-def _index(truth: dict, annotations: list[dict]) -> COCO:
-  coco = COCO()
-  coco.dataset = {**truth, 'annotations': annotations}
-  coco.createIndex()
-  return coco
+  return {f'{tables.iou_type}/{key}': value for key, value in metrics.items()}
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -8,14 +8,15 @@ from pycocotools import mask as rle
 
 from embedmask_jax.data.segmentations import FAR
 from embedmask_jax.errors import UserError
+from embedmask_jax.storage import read_bytes, reason
 
 
 def read_json(path: str | Path) -> Any:
   """Content of a JSON file; UserError where it is missing or not JSON."""
   try:
-    return json.loads(Path(path).read_text(encoding='utf-8'))
+    return json.loads(read_bytes(path))
   except OSError as error:
-    raise UserError(f'cannot read {path}: {error.strerror}') from error
+    raise UserError(f'cannot read {path}: {reason(error)}') from error
   except ValueError as error:
     raise UserError(f'{path} is not a JSON file: {error}') from error
 

@@ -1,4 +1,4 @@
-"""What a run reports over its steps: metrics.jsonl and TensorBoard event files."""
+"""What a run reports over its steps: metrics.jsonl, curves and TensorBoard files."""
 
 import json
 import math
@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.metrics.mirror import Mirror
+from embedmask_jax.metrics.training_curves import write_training_curves
+from embedmask_jax.storage import is_remote, located
 
 JSONL_NAME = 'metrics.jsonl'
 TENSORBOARD_NAME = 'tensorboard'
@@ -23,10 +27,12 @@ class MetricWriter:
   (seconds since 1970) and the values under their names, null for what is not finite
   or None, since JSON has no NaN. `WORKDIR/tensorboard` has the same for TensorBoard,
   and the pictures; TensorFlow is not needed. Every line is on disk when its call
-  returns. Usable as a context manager.
+  returns; in an object store all are there after `flush`. `WORKDIR/training_curves.svg`
+  shows the numbers, drawn at every evaluation and at the end. Usable as a context
+  manager.
 
   Args:
-    workdir: existing or new folder.
+    workdir: existing or new folder, of a file system or gs://...
     restored_step: the step that training goes on from (0 for a start from nothing).
       What an earlier run logged beyond it is dropped, so that curves do not fold
       back; None leaves all as it is and appends.
@@ -39,6 +45,10 @@ class MetricWriter:
     # It takes long to import, and reading this module should not.
     from tensorboardX import SummaryWriter
 
+    self._mirror = Mirror(located(workdir)) if is_remote(workdir) else None
+    if self._mirror:
+      self._mirror.fetch(JSONL_NAME)
+      workdir = self._mirror.folder
     path = Path(workdir) / JSONL_NAME
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,15 +90,42 @@ class MetricWriter:
     for name, number in numbers.items():
       if number is not None:
         self._events.add_scalar(name, number, int(step))
+    if self._mirror:
+      self._mirror.copy_if_due()
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     """Shows a picture, uint8 [h, w, 3], RGB, in TensorBoard."""
     self._events.add_image(name, image, int(step), dataformats='HWC')
 
+  def draw_curves(self) -> None:
+    """Draws training_curves.svg from what has been logged so far."""
+    try:
+      write_training_curves(Path(self._lines.name))
+    except OSError as error:
+      # The numbers are safe, and the run is worth more than its picture.
+      logging.warning('the training curves cannot be written (%s)', error.strerror)
+
+  def flush(self) -> None:
+    """Puts what is pending where it belongs.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    self._events.flush()
+    if self._mirror:
+      self._mirror.copy()
+
   def close(self) -> None:
-    """Puts what is pending on disk and closes the files."""
+    """Puts what is pending where it belongs, draws the curves, closes the files.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    self.draw_curves()
     self._lines.close()
     self._events.close()
+    if self._mirror:
+      self._mirror.close()
 
   def __enter__(self) -> 'MetricWriter':
     return self

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from embedmask_jax.models.fpn import FPN
 from embedmask_jax.models.heads import Head
 from embedmask_jax.models.layers import NormKind
+from embedmask_jax.models.rematerialisation import Remat
 from embedmask_jax.models.resnet import ResNet
 from embedmask_jax.ops.valid_area import clear_outside, level_sizes
 from embedmask_jax.presets import PRESETS, Preset
@@ -30,6 +31,7 @@ class EmbedMask(nn.Module):
     pixel_mean, pixel_std: of the channels in the order blue, green, red, 0..255.
     dtype: compute dtype, float32 or bfloat16; parameters are float32.
     axis_name: device axis over which live batch norm shares its statistics.
+    remat: see `rematerialisation.py`.
   """
 
   num_classes: int
@@ -48,6 +50,7 @@ class EmbedMask(nn.Module):
   pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)
   dtype: Any = jnp.float32
   axis_name: str | None = None
+  remat: Remat = 'none'
 
   @nn.compact
   def __call__(
@@ -72,6 +75,7 @@ class EmbedMask(nn.Module):
       frozen_stages=self.frozen_stages,
       dtype=self.dtype,
       axis_name=self.axis_name,
+      remat=self.remat,
       name='backbone',
     )(x, valid_size, train=train)
     sizes = level_sizes(valid_size)
@@ -85,6 +89,7 @@ class EmbedMask(nn.Module):
       prior_probability=self.prior_probability,
       dtype=self.dtype,
       axis_name=self.axis_name,
+      remat=self.remat,
       name='head',
     )(pyramid, sizes, canvas, train=train)
 

@@ -17,6 +17,7 @@ import numpy as np
 from embedmask_jax.models.layers import Conv, norm, small_normal
 from embedmask_jax.models.margins import BoxMargin, TowerMargin, stem
 from embedmask_jax.models.mask_branch import MaskBranch, SemanticHead
+from embedmask_jax.models.rematerialisation import Remat, block, stage
 from embedmask_jax.ops.locations import STRIDES, locations
 from embedmask_jax.ops.precision import at_least_float32
 from embedmask_jax.presets import Preset
@@ -32,15 +33,24 @@ class Tower(nn.Module):
   channels: int
   depth: int
   dtype: Any
+  remat: Remat
 
   @nn.compact
   def __call__(self, x: Array, size: Array) -> Array:
     for i in range(self.depth):
-      x = Conv(
-        self.channels, 3, dtype=self.dtype, kernel_init=small_normal, name=f'conv{i}'
-      )(x, size)
-      layer = norm('group', self.channels, name=f'norm{i}', dtype=self.dtype)
-      x = nn.relu(layer(x, size, train=False))
+
+      def run(tower: Tower, x: Array, size: Array, i: int = i) -> Array:
+        x = Conv(
+          tower.channels,
+          3,
+          dtype=tower.dtype,
+          kernel_init=small_normal,
+          name=f'conv{i}',
+        )(x, size)
+        layer = norm('group', tower.channels, name=f'norm{i}', dtype=tower.dtype)
+        return nn.relu(layer(x, size, train=False))
+
+      x = block(run, self.remat)(self, x, size)
     return x
 
 
@@ -94,6 +104,7 @@ class Head(nn.Module):
     dtype: compute dtype of towers, class logits, regression and centerness;
       embeddings and margins are float32.
     axis_name: device axis over which batch norm shares its statistics.
+    remat: see `rematerialisation.py`.
   """
 
   preset: Preset
@@ -104,16 +115,19 @@ class Head(nn.Module):
   prior_probability: float = 0.01
   dtype: Any = jnp.float32
   axis_name: str | None = None
+  remat: Remat = 'none'
 
   def setup(self) -> None:
-    tower = partial(Tower, self.channels, self.depth, self.dtype)
+    tower = partial(Tower, self.channels, self.depth, self.dtype, self.remat)
     self.class_tower = tower()
     self.box_tower = tower()
     narrow = self.channels // 2
     if self.preset.pixels == 'mask_tower':
       self.mask_tower = tower()
     else:
-      self.mask_branch = MaskBranch(narrow, self.depth, self.dtype, self.axis_name)
+      self.mask_branch = MaskBranch(
+        narrow, self.depth, self.dtype, self.axis_name, self.remat
+      )
       self.semantic_head = SemanticHead(
         self.num_classes, narrow, self._prior_bias, self.dtype, self.axis_name
       )
@@ -183,7 +197,9 @@ class Head(nn.Module):
     counts = [f.shape[1] * f.shape[2] for f in pyramid]
     points = np.split(locations(canvas), np.cumsum(counts)[:-1])
     levels = [
-      self._level(i, features, size, points[i])
+      stage(partial(Head._level, index=i, points=points[i]), self.remat)(
+        self, features, size
+      )
       for i, (features, size) in enumerate(zip(pyramid, sizes, strict=True))
     ]
     outputs = {
@@ -205,7 +221,7 @@ class Head(nn.Module):
     )
 
   def _level(
-    self, index: int, features: Array, size: Array, points: np.ndarray
+    self, features: Array, size: Array, *, index: int, points: np.ndarray
   ) -> dict[str, Array]:
     """Returns the proposals of one level, [B, rows * columns, ...]."""
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 
 from embedmask_jax.models.fpn import kaiming_uniform
 from embedmask_jax.models.layers import Conv, norm
+from embedmask_jax.models.rematerialisation import Remat, block
 from embedmask_jax.ops.precision import at_least_float32
 from embedmask_jax.ops.resize import aligned_upsample
 from embedmask_jax.structures import Array
@@ -47,12 +48,14 @@ class MaskBranch(nn.Module):
     depth: blocks of the tower.
     dtype: compute dtype.
     axis_name: device axis over which batch norm shares its statistics.
+    remat: see `rematerialisation.py`.
   """
 
   channels: int
   depth: int
   dtype: Any
   axis_name: str | None
+  remat: Remat
 
   @nn.compact
   def __call__(
@@ -66,16 +69,19 @@ class MaskBranch(nn.Module):
       train: whether batch norm uses the batch's own statistics.
     """
 
-    def block(name: str, x: Array, size: Array) -> Array:
-      make = ConvBlock(self.channels, self.dtype, self.axis_name, name=name)
-      return make(x, size, train=train)
+    def run(name: str, x: Array, size: Array) -> Array:
+      def conv_block(branch: MaskBranch, x: Array, size: Array) -> Array:
+        make = ConvBlock(branch.channels, branch.dtype, branch.axis_name, name=name)
+        return make(x, size, train=train)
 
-    x = block('refine3', pyramid[0], sizes[0])
+      return block(conv_block, self.remat)(self, x, size)
+
+    x = run('refine3', pyramid[0], sizes[0])
     for level in (1, 2):
-      refined = block(f'refine{level + 3}', pyramid[level], sizes[level])
+      refined = run(f'refine{level + 3}', pyramid[level], sizes[level])
       x += aligned_upsample(refined, sizes[level], 2**level)
     for i in range(self.depth):
-      x = block(f'block{i}', x, sizes[0])
+      x = run(f'block{i}', x, sizes[0])
     bound = 1 / math.sqrt(9 * self.channels)
     return Conv(
       self.channels,

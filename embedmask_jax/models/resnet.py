@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from embedmask_jax.models.layers import Conv, NormKind, norm
+from embedmask_jax.models.rematerialisation import Remat, block, stage
 from embedmask_jax.ops.valid_area import clear_outside
 from embedmask_jax.structures import Array
 
@@ -83,6 +84,7 @@ class ResNet(nn.Module):
     frozen_stages: how much gets no gradient: 0 nothing, 1 the stem, 2 the stem
       and stage 1, ... 5 everything.
     stride_in_1x1, norm, dtype, axis_name: see `ResidualBlock`.
+    remat: see `rematerialisation.py`; what is frozen has no backward pass.
   """
 
   architecture: str = 'resnet50'
@@ -92,6 +94,7 @@ class ResNet(nn.Module):
   frozen_stages: int = 2
   dtype: Any = jnp.float32
   axis_name: str | None = None
+  remat: Remat = 'none'
 
   @nn.compact
   def __call__(self, images: Array, size: Array, *, train: bool) -> list[Array]:
@@ -109,22 +112,52 @@ class ResNet(nn.Module):
       x = jax.lax.stop_gradient(x)
     features = []
     depths, bottleneck = ARCHITECTURES[self.architecture]
-    for stage, depth in enumerate(depths, start=1):
-      for i in range(depth):
-        x, size = ResidualBlock(
-          channels=self.width * 2 ** (stage - 1),
-          stride=2 if i == 0 and stage > 1 else 1,
-          bottleneck=bottleneck,
-          stride_in_1x1=self.stride_in_1x1,
-          norm=self.norm,
-          dtype=self.dtype,
-          axis_name=self.axis_name,
-          name=f'stage{stage}_block{i}',
-        )(x, size, train=train)
-      if self.frozen_stages >= stage + 1:
+    for number, depth in enumerate(depths, start=1):
+      is_frozen = self.frozen_stages > number
+      remat: Remat = 'none' if is_frozen else self.remat
+      run = partial(
+        run_stage,
+        number=number,
+        depth=depth,
+        bottleneck=bottleneck,
+        remat=remat,
+        train=train,
+      )
+      x, size = stage(run, remat)(self, x, size)
+      if is_frozen:
         x = jax.lax.stop_gradient(x)
       features.append(x)
     return features[1:]
+
+
+def run_stage(
+  backbone: ResNet,
+  x: Array,
+  size: Array,
+  *,
+  number: int,
+  depth: int,
+  bottleneck: bool,
+  remat: Remat,
+  train: bool,
+) -> tuple[Array, Array]:
+  """The `depth` blocks of stage `number`, as submodules of `backbone`."""
+  for i in range(depth):
+
+    def run(backbone: ResNet, x: Array, size: Array, i: int = i) -> tuple[Array, Array]:
+      return ResidualBlock(
+        channels=backbone.width * 2 ** (number - 1),
+        stride=2 if i == 0 and number > 1 else 1,
+        bottleneck=bottleneck,
+        stride_in_1x1=backbone.stride_in_1x1,
+        norm=backbone.norm,
+        dtype=backbone.dtype,
+        axis_name=backbone.axis_name,
+        name=f'stage{number}_block{i}',
+      )(x, size, train=train)
+
+    x, size = block(run, remat)(backbone, x, size)
+  return x, size
 
 
 class Stem(nn.Module):

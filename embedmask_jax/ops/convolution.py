@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from embedmask_jax.structures import Array
 
-# Cells of a map from which products are worth it.
-_MANY_CELLS = 4096
+# Cells of a map from which products are worth it, by the side of the kernel.
+_MANY_CELLS = {1: 1000, 3: 4096}
 
 
 def convolve(features: Array, kernel: Array, *, stride: int = 1) -> Array:
@@ -24,8 +24,8 @@ def convolve(features: Array, kernel: Array, *, stride: int = 1) -> Array:
     stride: in both directions.
   """
   size = kernel.shape[0]
-  is_large = features.shape[1] * features.shape[2] >= _MANY_CELLS
-  if is_large and (size == 1 or (size == 3 and stride == 1)):
+  has_products = size == 1 or (size == 3 and stride == 1)
+  if has_products and features.shape[1] * features.shape[2] >= _MANY_CELLS[size]:
     return _convolve_with_products(features, kernel, stride)
   return _convolve(features, kernel, stride)
 
@@ -64,8 +64,12 @@ def _backward(
   def by_products(features: Array, cotangent: Array) -> Array:
     if kernel.shape[0] == 3:
       return _kernel_gradient(features, cotangent)
-    seen = features[:, ::stride, ::stride]
-    return jnp.einsum('bhwi,bhwo->io', seen, cotangent)[None, None]
+    # XLA transposes the left one in memory, slowly: let it be the narrow one.
+    seen = jax.lax.optimization_barrier(features)[:, ::stride, ::stride]
+    if features.shape[-1] <= cotangent.shape[-1]:
+      return jnp.einsum('bhwi,bhwo->io', seen, cotangent)[None, None]
+    cotangent = jax.lax.optimization_barrier(cotangent)
+    return jnp.einsum('bhwo,bhwi->oi', cotangent, seen).T[None, None]
 
   kernel_gradient = jax.lax.platform_dependent(
     features, cotangent, cpu=by_products, default=by_xla
@@ -91,8 +95,10 @@ def _kernel_gradient(features: Array, cotangent: Array) -> Array:
   outputs = cotangent.shape[-1]
   length = columns + 2
   cells = rows * length
+  # Transposed once, not by each of the products.
   flat_features = jnp.pad(features, [(0, 0), (1, 2), (1, 1), (0, 0)])
   flat_features = flat_features.reshape(batch, (rows + 3) * length, inputs)
+  flat_features = jax.lax.optimization_barrier(flat_features.swapaxes(1, 2))
   flat_cotangent = jnp.pad(cotangent, [(0, 0), (0, 0), (0, 2), (0, 0)])
   flat_cotangent = flat_cotangent.reshape(batch, cells, outputs)
   three_columns = jnp.concatenate(
@@ -101,8 +107,8 @@ def _kernel_gradient(features: Array, cotangent: Array) -> Array:
 
   def kernel_row(i: int) -> Array:
     first = i * length
-    moved = jax.lax.slice_in_dim(flat_features, first, first + cells + 2, axis=1)
-    product = jnp.einsum('bpi,bpo->io', moved, three_columns)
+    moved = jax.lax.slice_in_dim(flat_features, first, first + cells + 2, axis=2)
+    product = jnp.einsum('bip,bpo->io', moved, three_columns)
     return product.reshape(inputs, 3, outputs).swapaxes(0, 1)
 
   return jnp.stack([kernel_row(i) for i in range(3)])

@@ -27,9 +27,11 @@ OUTPUT_CANVAS = (640, 640)
 SEED = 13
 
 
-def full_size_model(dtype: str = 'float32') -> tuple[EmbedMask, dict]:
+def full_size_model(
+  dtype: str = 'float32', preset: str = '2021'
+) -> tuple[EmbedMask, dict]:
   """ResNet-50, 80 classes, and its variables."""
-  golden = GoldenSet(ROOT / 'tests' / 'golden' / '2021')
+  golden = GoldenSet(ROOT / 'tests' / 'golden' / preset)
   model = model_of(golden, 'R50').clone(dtype=jnp.dtype(dtype))
   return model, variables_of(golden, 'R50', SEED)
 

@@ -36,7 +36,7 @@ case $action in
     step git -C "${SOURCE:-$here/../..}" archive --format=tar.gz --output="$archive" HEAD
     step "${tpu[@]}" scp "$archive" "$NAME:embedmask.tar.gz" "--zone=$ZONE" --worker=all
     on_all 'mkdir -p embedmask && tar -xzf embedmask.tar.gz -C embedmask'
-    on_all 'cd embedmask && python3 -m venv .venv && .venv/bin/pip install -q -e ".[tpu]"'
+    on_all 'cd embedmask && python3 -m venv .venv && .venv/bin/pip install -q -e ".[tpu,gcs]"'
     ;;
   run)
     [[ $# -ge 1 ]] || usage

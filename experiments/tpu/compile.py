@@ -1,15 +1,19 @@
 """Compiles training and inference for TPUs, on a machine that has none.
 
-  python experiments/tpu/compile.py [--topology=v5e:2x4] [--backbone=resnet50]
-    [--images_per_chip=2] [--instances=32]
+  python experiments/tpu/compile.py [--topology=v5e:2x4]
+    [--config=coco_2021_r50_1x] [--images_per_chip=2] [--instances=32]
 
 Needs `libtpu` (pip install -e '.[tpu]'). Prints the bytes a chip needs, from the
 compiler's own account, for one training step and one inference at 800x1344.
 """
 
 import argparse
+import importlib
 import os
-import time
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 # A topology without chips behind it; read when libtpu is loaded.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -20,22 +24,26 @@ os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from configs import base
+from embedmask_jax.compile_ahead import placed
 from embedmask_jax.data.transforms import empty_batch
+from embedmask_jax.evaluate import detection_settings
 from embedmask_jax.inference import make_inference
-from embedmask_jax.models.factory import DATA_AXIS, build_model, init_variables
-from embedmask_jax.optim import OptimSettings, Schedule, is_trained, make_optimizer
-from embedmask_jax.postprocess import DetectionSettings
+from embedmask_jax.models.factory import DATA_AXIS
+from embedmask_jax.programs import compile_program, memory_of
 from embedmask_jax.structures import Batch
+from embedmask_jax.train import set_up
 from embedmask_jax.train_state import create_train_state
-from embedmask_jax.train_step import make_train_step
 
 CANVAS = (800, 1344)
 OUTPUT_CANVAS = (640, 640)
 NUM_CLASSES = 80
+# What a TPU is slow at, where there is much of it.
+WATCHED = ('sort', 'gather', 'scatter', 'while', 'transpose', 'copy', 'convolution')
 
 
 def tpu_mesh(topology: str) -> Mesh:
@@ -45,67 +53,58 @@ def tpu_mesh(topology: str) -> Mesh:
 
 
 def compile_programs(
-  mesh: Mesh, backbone: str, images_per_chip: int, instances: int
-) -> dict[str, jax.stages.Compiled]:
-  """The training step and the inference function in bfloat16, compiled for `mesh`."""
-  config = base.get_config()
-  config.model.backbone = backbone
-  config.model.dtype = 'bfloat16'
-  model = build_model(config.model, NUM_CLASSES)
-  variables = jax.eval_shape(lambda: init_variables(model, 0))
-  settings = OptimSettings(**config.optim)
-  trained = is_trained(variables['params'], config.model.frozen_stages)
-  optimizer = make_optimizer(settings, Schedule(settings, 90000), trained=trained)
-  state = jax.eval_shape(lambda v: create_train_state(v, optimizer), variables)
+  mesh: Mesh, config: ConfigDict, images_per_chip: int, instances: int
+) -> Iterator[tuple[str, jax.stages.Compiled]]:
+  """Inference and the training step of `config`, compiled for `mesh`."""
+  training = set_up(config, NUM_CLASSES, mesh)
+  state = jax.eval_shape(
+    lambda variables: create_train_state(variables, training.optimizer),
+    training.variables,
+  )
   batch = Batch(**empty_batch(images_per_chip * mesh.size, CANVAS, instances))
-
-  def placed(tree, *axes):
-    sharding = NamedSharding(mesh, PartitionSpec(*axes))
-    return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-    )
-
-  state, variables = placed(state), placed(variables)
-  batch = placed(batch, DATA_AXIS)
-  step = make_train_step(model, optimizer, mesh)
-  inference = make_inference(model, DetectionSettings(), mesh)
-  return {
-    'training step': step.lower(state, batch).compile(),
-    'inference': jax.jit(inference, static_argnums=2)
-    .lower(variables, batch, OUTPUT_CANVAS)
-    .compile(),
-  }
+  state, batch = placed(mesh, state), placed(mesh, batch, DATA_AXIS)
+  inference = make_inference(training.model, detection_settings(config.eval), mesh)
+  yield (
+    'inference',
+    compile_program(
+      'inference', inference, placed(mesh, state.variables), batch, OUTPUT_CANVAS
+    ),
+  )
+  step = training.train_step
+  yield 'training step', compile_program('training step', step, state, batch)
 
 
-def bytes_per_chip(program: jax.stages.Compiled) -> int:
-  """Arguments, results and scratch memory at their peak."""
-  memory = program.memory_analysis()
-  return (
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes
+def operations(program: jax.stages.Compiled) -> Counter[str]:
+  """How often each HLO operation occurs in the optimised program."""
+  return Counter(
+    re.findall(r'^.*? = .*?[)}\]] ([a-z][\w-]*)\(', program.as_text(), re.M)
   )
 
 
 def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument('--topology', default='v5e:2x4')
-  parser.add_argument('--backbone', default='resnet50')
+  parser.add_argument('--config', default='coco_2021_r50_1x')
   parser.add_argument('--images_per_chip', type=int, default=2)
   parser.add_argument('--instances', type=int, default=32)
+  parser.add_argument('--text', type=Path, help='folder for the programs as text')
   arguments = parser.parse_args()
-  start = time.perf_counter()
+  logging.set_verbosity(logging.INFO)
+  config = importlib.import_module(f'configs.{arguments.config}').get_config()
+  config.model.dtype = 'bfloat16'
   programs = compile_programs(
     tpu_mesh(arguments.topology),
-    arguments.backbone,
+    config,
     arguments.images_per_chip,
     arguments.instances,
   )
-  for name, program in programs.items():
-    gib = bytes_per_chip(program) / 2**30
-    print(f'{arguments.backbone}, {arguments.topology}, {name}: {gib:.2f} GiB a chip')
-  print(f'compiled in {time.perf_counter() - start:.0f} s')
+  for name, program in programs:
+    counts = operations(program)
+    listed = ', '.join(f'{op} {counts[op]}' for op in WATCHED)
+    title = f'{arguments.config}, {arguments.topology}, {name}'
+    print(f'{title}: {memory_of(program)}; {listed}', flush=True)
+    if arguments.text:
+      (arguments.text / f'{name}.txt').write_text(program.as_text())
 
 
 if __name__ == '__main__':

@@ -1,0 +1,91 @@
+"""Where files lie: in a file system, or in Google Cloud Storage as gs://BUCKET/...
+
+Both are reached through `etils.epath`. For gs:// it needs gcsfs, which the extra `gcs`
+brings, and credentials where Google's own tools look for them. An object store has no
+folders, no appending and no locks, and renames file by file: docs/scale.md says what
+stands in for them.
+"""
+
+import importlib.util
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from etils import epath
+
+from embedmask_jax.errors import UserError
+
+_BUCKETS = 'gs://'
+# Files on their way at a time.
+_COPIES = 8
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+  """Whether a path is one of an object store."""
+  return os.fspath(path).startswith(_BUCKETS)
+
+
+def located(path: str | os.PathLike) -> epath.Path:
+  """The absolute path; in a file system, `~` stands for the home folder.
+
+  Raises:
+    UserError: it names a kind of storage that is not known, or one that needs a package
+      which is not installed.
+  """
+  text = os.fspath(path)
+  if is_remote(text):
+    if importlib.util.find_spec('gcsfs') is None:
+      raise UserError(f'{text}: needs gcsfs: pip install embedmask-jax[gcs]')
+    return epath.Path(text)
+  if '://' in text:
+    raise UserError(
+      f'{text}: must be a path of a file system, or begin with {_BUCKETS}'
+    )
+  return epath.Path(os.path.abspath(os.path.expanduser(text)))
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+  """The content of a file.
+
+  Raises:
+    UserError: see `located`.
+    OSError: it cannot be read.
+  """
+  place = located(path)
+  try:
+    return place.read_bytes()
+  except OSError:
+    raise
+  except Exception as error:  # whatever the client of an object store raises
+    raise OSError(str(error)) from error
+
+
+def list_names(folder: str | os.PathLike) -> frozenset[str]:
+  """The names in a folder; none where there is no such folder."""
+  try:
+    if is_remote(folder):
+      return frozenset(path.name for path in located(folder).iterdir())
+    return frozenset(os.listdir(folder))
+  except OSError:
+    return frozenset()
+
+
+def copy_files(source: epath.Path, target: epath.Path, names: list[str]) -> None:
+  """Copies files of a folder, several at a time; `target` gets each whole or not.
+
+  Raises:
+    OSError: one of them cannot be read or written.
+  """
+  with ThreadPoolExecutor(_COPIES) as pool:
+    try:
+      for _ in pool.map(lambda name: (source / name).copy(target / name), names):
+        pass
+    except OSError:
+      raise
+    except Exception as error:  # whatever the client of an object store raises
+      raise OSError(str(error)) from error
+
+
+def reason(error: Exception) -> str:
+  """Why something could not be read or written, in a few words."""
+  text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+  return text.splitlines()[0]

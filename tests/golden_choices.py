@@ -1,0 +1,97 @@
+"""Where a run parts from the recorded one: another location stands for an instance.
+
+The mask loss learns from the location whose predicted box overlaps the instance most.
+Two of them may be as good as each other within the noise of a trajectory; which one is
+taken then changes the loss by far more than that noise, and all steps after it.
+"""
+
+from functools import cache
+
+import jax
+import numpy as np
+from golden_table import over
+
+from embedmask_jax.losses import compute_losses, normalisers
+from embedmask_jax.models.embedmask import EmbedMask
+from embedmask_jax.ops.boxes import box_iou, boxes_from_distances
+from embedmask_jax.ops.locations import location_strides, locations
+from embedmask_jax.proposal_sampling import choose_proposals
+from embedmask_jax.structures import Batch, HeadOutputs, Targets
+from embedmask_jax.targets import assign_targets
+
+
+def other_choice(
+  model: EmbedMask,
+  variables: dict,
+  batch: Batch,
+  *,
+  expected: float,
+  tolerance: float,
+  noise: float,
+) -> str | None:
+  """Says which choice explains a recorded mask loss, or None if no single one does.
+
+  Every instance whose best two locations are closer than the noise is tried with the
+  second one; one of these must give the recorded loss.
+
+  Args:
+    model: the network.
+    variables: before the step in question.
+    batch: of the step.
+    expected: the recorded mask loss.
+    tolerance: how far from it a loss may be.
+    noise: of an IoU, relative to it.
+  """
+  if model.preset.proposals != 'best':
+    return None
+  outputs, targets = _outputs_and_targets(model)(variables, batch)
+  canvas = (batch.images.shape[1], batch.images.shape[2])
+  chosen = choose_proposals(outputs.box_regression, targets, batch.boxes, canvas)
+  for image, instance in np.argwhere(np.asarray(chosen) >= 0):
+    gap, iou = _gap(outputs, targets, batch, image, instance)
+    if gap > noise * iou:
+      continue
+    # A box without extent overlaps nothing, so that the second one is taken.
+    spoilt = outputs.box_regression.at[image, chosen[image, instance]].set(0)
+    changed = outputs.replace(box_regression=spoilt)
+    loss = float(_mask_loss(model)(changed, targets, batch))
+    if over(abs(loss - expected), tolerance) <= 1:
+      return f'image {image}, instance {instance}: IoU {iou:.4f}, next {gap:.1e} below'
+  return None
+
+
+def _gap(
+  outputs: HeadOutputs, targets: Targets, batch: Batch, image: int, instance: int
+) -> tuple[float, float]:
+  """By how much an instance's best location beats the next, and its IoU."""
+  canvas = (batch.images.shape[1], batch.images.shape[2])
+  regression = np.asarray(outputs.box_regression[image])
+  predicted = boxes_from_distances(
+    locations(canvas), regression * location_strides(canvas)[:, None]
+  )
+  iou = np.asarray(box_iou(predicted, np.asarray(batch.boxes)[image, instance]))
+  own = np.sort(iou[np.asarray(targets.matched)[image] == instance])[::-1]
+  return (float(own[0] - own[1]) if len(own) > 1 else np.inf), float(own[0])
+
+
+@cache
+def _outputs_and_targets(model: EmbedMask):
+  local = model.clone(axis_name=None)
+
+  @jax.jit
+  def run(variables: dict, batch: Batch) -> tuple[HeadOutputs, Targets]:
+    inputs = (batch.images, batch.image_size, batch.valid_size)
+    outputs, _ = local.apply(variables, *inputs, train=True, mutable=['batch_stats'])
+    return outputs, assign_targets(batch, model.preset)
+
+  return run
+
+
+@cache
+def _mask_loss(model: EmbedMask):
+  @jax.jit
+  def loss(outputs: HeadOutputs, targets: Targets, batch: Batch) -> jax.Array:
+    total = normalisers(batch, targets)
+    return compute_losses(outputs, targets, batch, total, preset=model.preset)['mask']
+
+  return loss
