@@ -12,6 +12,7 @@ from embedmask_jax.data.decode import open_rgb, stored_form
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.errors import UserError
 from embedmask_jax.image_files import SUFFIXES
+from embedmask_jax.storage import list_names
 
 
 def check_files(source: ImageSource, folders: str) -> tuple[Section, frozenset[int]]:
@@ -105,8 +106,8 @@ def _unused(source: ImageSource, folders: str) -> tuple[str, ...]:
   known = {os.path.normpath(source.path(index)) for index in range(len(source))}
   found = []
   for folder in folders.split(','):
-    for entry in os.scandir(folder.strip()):
-      is_image = os.path.splitext(entry.name)[1].lower() in SUFFIXES
-      if is_image and os.path.normpath(entry.path) not in known:
-        found.append(entry.name)
+    for name in list_names(folder.strip()):
+      is_image = os.path.splitext(name)[1].lower() in SUFFIXES
+      if is_image and os.path.normpath(os.path.join(folder.strip(), name)) not in known:
+        found.append(name)
   return tuple(sorted(found))
