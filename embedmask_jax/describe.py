@@ -30,7 +30,9 @@ def describe_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
   config = stored.metadata.config
   shapes = stored.shapes('variables')
   parameters = [
-    math.prod(shape) for name, (shape, _) in shapes.items() if name[:6] == 'params'
+    math.prod(shape)
+    for name, (shape, _) in shapes.items()
+    if name.startswith('params/')
   ]
   return {
     'checkpoint': os.fspath(stored.folder),
@@ -70,13 +72,14 @@ def _versions() -> dict[str, str]:
 
 def _stored_metrics(stored: StoredCheckpoint) -> dict[str, float | None]:
   """The main ones of the evaluation of this step, if there was one."""
-  candidates = (
-    stored.folder / 'metrics' / 'metrics',
+  for path in (
     stored.folder.parents[1] / 'eval' / str(stored.step) / 'metrics.json',
-  )
-  for path in candidates:
-    if path.is_file():
+    # The one metric that decides which checkpoints are kept.
+    stored.folder / 'metrics' / 'metrics',
+  ):
+    try:
       content = json.loads(path.read_text())
-      if found := {key: content[key] for key in _MAIN_METRICS if key in content}:
-        return found
+    except (OSError, ValueError):
+      continue
+    return {key: content[key] for key in _MAIN_METRICS if key in content}
   return {}

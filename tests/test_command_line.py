@@ -8,10 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+from test_checkpoint import make_state
 from test_imports import HEAVY, loaded_by
 
+from configs import base
 from embedmask_jax import command_line
+from embedmask_jax.checkpoint import Metadata
+from embedmask_jax.checkpoint_writer import CheckpointWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -81,6 +86,28 @@ def test_info_of_the_installation_as_json(capsys):
   assert facts['presets'][:1] == ['2019']
   assert facts['devices']
   assert {'embedmask', 'python', 'jax'} <= set(facts['versions'])
+
+
+def test_info_of_a_checkpoint(tmp_path, capsys):
+  state = make_state(4)
+  metadata = Metadata(base.get_config(), category_ids=(1, 2), class_names=('a', 'b'))
+  with CheckpointWriter(
+    tmp_path, metadata, keep_last=1, keep_best=0, best_metric='segm/AP'
+  ) as writer:
+    writer.save(state)
+  scores = tmp_path / 'eval' / '4' / 'metrics.json'
+  scores.parent.mkdir(parents=True)
+  scores.write_text('{"segm/AP": 0.25, "bbox/AP": null, "count/images": 3}')
+  assert command_line.run(['info', '--json', str(tmp_path)]) == 0
+  facts = json.loads(capsys.readouterr().out)
+  assert (facts['step'], facts['classes']) == (4, ['a', 'b'])
+  assert facts['parameters'] == sum(x.size for x in jax.tree.leaves(state.params))
+  assert facts['metrics'] == {'segm/AP': 0.25, 'bbox/AP': None}
+  scores.write_text('{')
+  assert command_line.run(['info', str(tmp_path / 'checkpoints' / '4')]) == 0
+  text = capsys.readouterr().out
+  assert 'backbone         resnet50\n' in text
+  assert 'metrics          none\n' in text
 
 
 def test_the_program_ends_with_the_status():

@@ -162,7 +162,7 @@ MISTAKES = [
   (('--workdir=w',), '--config is missing'),
   ((BASE,), '--workdir is missing'),
   (('--config=nowhere.py', '--workdir=w'), '--config=nowhere.py: no such file'),
-  ((BASE, '--workdir=w', '--config.train.stepz=1'), 'did you mean train.steps?'),
+  ((BASE, '--workdir=w', '--config.train.stepz=1'), 'did you mean train.steps'),
   ((BASE, '--workdir=w', '--config.train.steps=many'), '--config.train.steps=many'),
   ((BASE, '--workdir=w', '--config.train.steps=-1'), 'config.train.steps is -1'),
   ((BASE, '--workdir=w', '--config.model.preset=1'), "config.model.preset is '1'"),

@@ -363,7 +363,6 @@ def test_records_from_coco(tmp_path, capsys):
     ]
   )
   assert status == 0
-  assert (
-    '3 images (1 without instances), 3 annotations, 3 used' in capsys.readouterr().out
-  )
+  report = '3 images (1 without instances), 3 annotations, 3 used'
+  assert capsys.readouterr().out == f'{output}\n{report}\n'
   assert len(RecordSource(output)) == 3

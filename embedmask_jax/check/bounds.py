@@ -35,7 +35,7 @@ def check_ground_truth(truth: dict[str, Any], max_dets: Sequence[int]) -> Sectio
       f'objects are beyond the largest of eval.max_dets, {max_dets[-1]} of a category '
       'in an image, and cannot be found; raise it, and eval.max_detections'
     )
-    section.findings.append(Finding('over_cap', over, words, loses=True))
+    section.findings.append(Finding('over_cap', over, words))
     cap = max(len(results), *max_dets)
     metrics = evaluate_results(truth, results, max_dets=(cap,))
     section.facts |= {
@@ -46,13 +46,11 @@ def check_ground_truth(truth: dict[str, Any], max_dets: Sequence[int]) -> Sectio
     return section
   if flat := _without_area(truth):
     words = 'objects have a mask or a box without area, which not even they match'
-    section.findings.append(Finding('no_area', len(flat), words, flat, True))
+    section.findings.append(Finding('no_area', len(flat), words, flat))
   else:
     names = tuple(k for k, v in metrics.items() if '/AP/' in k and v and v < 1 - 1e-6)
     words = 'scores of categories against themselves are below 1'
-    section.findings.append(
-      Finding('self_score', len(names), words, names, True, 'metrics')
-    )
+    section.findings.append(Finding('self_score', len(names), words, names, 'metrics'))
   return section
 
 
@@ -124,5 +122,5 @@ def check_representation(
     ),
   ):
     if ids:
-      section.findings.append(Finding(kind, len(ids), words, tuple(ids), loses=True))
+      section.findings.append(Finding(kind, len(ids), words, tuple(ids)))
   return section

@@ -12,6 +12,7 @@ from embedmask_jax.data.decode import open_rgb, stored_form
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.errors import UserError
 from embedmask_jax.image_files import SUFFIXES
+from embedmask_jax.storage import list_names
 
 
 def check_files(source: ImageSource, folders: str) -> tuple[Section, frozenset[int]]:
@@ -32,21 +33,19 @@ def check_files(source: ImageSource, folders: str) -> tuple[Section, frozenset[i
   missing = source.missing_images if isinstance(source, CocoSource) else ()
   if missing:
     section.findings.append(
-      Finding('missing_file', len(missing), 'files are missing', missing, True, 'files')
+      Finding('missing_file', len(missing), 'files are missing', missing, 'files')
     )
   broken, turned, stored = _decode_all(source)
   if broken:
     words = 'files cannot be used; one by one'
     section.findings.append(
-      Finding('unreadable_file', len(broken), words, tuple(broken.values()), True, '')
+      Finding('unreadable_file', len(broken), words, tuple(broken.values()), '')
     )
   times = Counter(source.file_names)
   twice = tuple(name for name, count in times.items() if count > 1)
   if twice:
     words = 'files belong to several entries of images, each with a part of the objects'
-    section.findings.append(
-      Finding('file_twice', len(twice), words, twice, True, 'files')
-    )
+    section.findings.append(Finding('file_twice', len(twice), words, twice, 'files'))
   for indices, kind, words in (
     (turned, 'exif_turned', 'files are turned by EXIF, as their annotations say'),
     (
@@ -107,8 +106,8 @@ def _unused(source: ImageSource, folders: str) -> tuple[str, ...]:
   known = {os.path.normpath(source.path(index)) for index in range(len(source))}
   found = []
   for folder in folders.split(','):
-    for entry in os.scandir(folder.strip()):
-      is_image = os.path.splitext(entry.name)[1].lower() in SUFFIXES
-      if is_image and os.path.normpath(entry.path) not in known:
-        found.append(entry.name)
+    for name in list_names(folder.strip()):
+      is_image = os.path.splitext(name)[1].lower() in SUFFIXES
+      if is_image and os.path.normpath(os.path.join(folder.strip(), name)) not in known:
+        found.append(name)
   return tuple(sorted(found))

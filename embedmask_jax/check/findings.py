@@ -1,10 +1,50 @@
 """What a check says: facts in sections, and findings that name what they are about."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+# Kinds of findings that say that data or objects are lost to training or evaluation,
+# or wrong ...
+LOSSES = frozenset(
+  {
+    'missing_file',
+    'unreadable_file',
+    'file_twice',
+    'left_out',
+    'wrong_box',
+    'duplicate',
+    'nothing_to_train_on',
+    'over_cap',
+    'no_area',
+    'self_score',
+    'no_location',
+    'taken_location',
+    'no_cell',
+    'over_max_detections',
+  }
+)
+# ... and those that are worth a look.
+NOTES = frozenset(
+  {
+    'exif_turned',
+    'exif_ignored',
+    'unlisted_file',
+    'crowd',
+    'short_polygon',
+    'beyond_image',
+    'wrong_area',
+    'overlap',
+    'suppressed',
+    'category_gap',
+    'category_without_instance',
+    'rare_category',
+    'category_name_twice',
+    'over_ladder',
+  }
+)
 
 # Items that are named in the text; JSON has them all.
 _SHOWN = 8
@@ -15,11 +55,10 @@ class Finding:
   """Something to look at.
 
   Attributes:
-    kind: a short name that stays the same, for programs.
+    kind: one of `LOSSES` or `NOTES`.
     count: how many images, objects or whatever `words` is about.
     words: what is the matter, to be read after the count.
     items: names or annotation ids; empty where there is nothing to name.
-    loses: whether data or objects are lost to training or evaluation, or wrong.
     unit: what `items` are, such as 'annotation ids'.
   """
 
@@ -27,8 +66,12 @@ class Finding:
   count: int
   words: str
   items: tuple = ()
-  loses: bool = False
   unit: str = 'annotation ids'
+
+  @property
+  def loses(self) -> bool:
+    """Whether data or objects are lost, or wrong."""
+    return self.kind in LOSSES
 
   def __str__(self) -> str:
     text = f'{self.count} {self.words}'
@@ -75,15 +118,15 @@ class Report:
     """Those of all sections."""
     return [finding for section in self.sections for finding in section.findings]
 
-  @property
-  def loses(self) -> bool:
-    """Whether any finding says that something is lost."""
-    return any(finding.loses for finding in self.findings)
+  def losses(self, allowed: Collection[str] = ()) -> list[str]:
+    """The kinds of findings that say that something is lost, but for those allowed."""
+    kinds = dict.fromkeys(finding.kind for finding in self.findings if finding.loses)
+    return [kind for kind in kinds if kind not in allowed]
 
   def as_json(self) -> dict[str, Any]:
-    """Facts by section, all findings, and whether something is lost."""
+    """Facts by section, all findings, and the kinds that say that something is lost."""
     return {
-      'loses': self.loses,
+      'losses': self.losses(),
       'facts': {section.title: section.facts for section in self.sections},
       'findings': [finding.as_json() for finding in self.findings],
     }
@@ -95,8 +138,8 @@ class Report:
       lines += [f'  {name}: {_in_words(v)}' for name, v in section.facts.items()]
       for finding in section.findings:
         lines.append(f'  {"LOST" if finding.loses else "note"}  {finding}')
-    lost = [finding.kind for finding in self.findings if finding.loses]
-    lines.append(f'lost or wrong: {", ".join(lost)}' if lost else 'nothing is lost')
+    lost = ', '.join(self.losses())
+    lines.append(f'lost or wrong: {lost}' if lost else 'nothing is lost')
     return '\n'.join(lines)
 
 

@@ -54,7 +54,7 @@ def check_objects(
   findings = section.findings
   if not report.num_instances:
     words = 'objects can be trained on'
-    findings.append(Finding('nothing_to_train_on', 0, words, loses=True))
+    findings.append(Finding('nothing_to_train_on', 0, words))
   for words, ids in report.left_out.items():
     is_crowd = words.startswith('crowd')
     kind = 'crowd' if is_crowd else 'left_out'
@@ -66,7 +66,6 @@ def check_objects(
         if is_crowd
         else f'annotations are left out of training, {words}',
         ids,
-        loses=not is_crowd,
       )
     )
   if report.short_polygons:
@@ -160,7 +159,7 @@ def _wrong_boxes(truth: dict[str, Any], instances: list[dict]) -> list[Finding]:
     f'boxes overlap the box of their mask by less than {_BOX_IOU:.0%} '
     '(is bbox [x, y, width, height]?)'
   )
-  return [Finding('wrong_box', len(ids), words, tuple(ids), True)] if ids else []
+  return [Finding('wrong_box', len(ids), words, tuple(ids))] if ids else []
 
 
 def _wrong_areas(instances: list[dict], areas: np.ndarray) -> list[Finding]:
@@ -204,24 +203,18 @@ def _pairs(
         for first, second in np.argwhere(is_so).tolist()
       ]
   found = []
-  for kind, pairs, words, loses in (
-    ('duplicate', twice, 'pairs are the same object of the same category twice', True),
-    (
-      'overlap',
-      overlapping,
-      f'pairs of masks overlap by more than {_OVERLAP_IOU:.0%}',
-      False,
-    ),
+  for kind, pairs, words in (
+    ('duplicate', twice, 'pairs are the same object of the same category twice'),
+    ('overlap', overlapping, f'pairs of masks overlap by more than {_OVERLAP_IOU:.0%}'),
     (
       'suppressed',
       merged,
       f'pairs of a category have boxes that overlap more than eval.nms_threshold '
       f'({nms_threshold}): detections as good as these would leave one of them',
-      False,
     ),
   ):
     if pairs:
-      found.append(Finding(kind, len(pairs), words, tuple(pairs), loses))
+      found.append(Finding(kind, len(pairs), words, tuple(pairs)))
   return found
 
 

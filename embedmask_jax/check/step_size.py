@@ -79,7 +79,7 @@ def check_steps(source: ImageSource, plan: TrainPlan, config: Any) -> Section:
       f'objects are more than eval.max_detections, {cap}, finds in an image; raise it, '
       f'to above {source.instance_counts.max()}'
     )
-    section.findings.append(Finding('over_max_detections', cut, words, loses=True))
+    section.findings.append(Finding('over_max_detections', cut, words))
   return section
 
 
@@ -95,8 +95,9 @@ def step_bytes(config: Any, num_classes: int, batch: BatchPlan) -> dict[str, int
   reach the device; `activations`, what the convolutions and products of the forward
   pass put out, which the backward pass reads again; `pairs`, a float32 for every
   pair of location and instance (four of them, distances to the sides) and for every
-  pair of stride-4 cell and instance. Temporaries and what the compiler saves by fusing
-  or recomputing are not, so this tells the order of magnitude, and how it grows.
+  pair of stride-4 cell and instance. Temporaries are not,
+  nor what the compiler and `train.remat` save, so this tells the order of magnitude,
+  and how it grows.
 
   Args:
     config: the whole config; `train.accumulation_steps` divides the last three.

@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
   images = arguments.images or config.data.train.images
   if not annotations:
     raise UserError('--annotations is missing; see embedmask check-data --help')
+  allowed = _allowed(arguments.allow)
   from embedmask_jax.check.data_check import check_data
   from embedmask_jax.data.source import open_source
   from embedmask_jax.folders import writable_folder
@@ -76,6 +77,16 @@ def run(arguments: argparse.Namespace) -> int:
   if output:
     (Path(output) / 'report.json').write_text(content + '\n')
   print(content if arguments.json else report)
-  allowed = {kind.strip() for kind in arguments.allow.split(',')}
-  is_lost = any(f.loses and f.kind not in allowed for f in report.findings)
-  return FINDINGS if is_lost else SUCCESS
+  return FINDINGS if report.losses(allowed) else SUCCESS
+
+
+def _allowed(kinds: str) -> set[str]:
+  from embedmask_jax.check.findings import LOSSES, NOTES
+
+  allowed = {kind.strip() for kind in kinds.split(',') if kind.strip()}
+  if unknown := sorted(allowed - LOSSES - NOTES):
+    raise UserError(
+      f'--allow={kinds}: no kind {unknown[0]}; those that lead to status 1: '
+      f'{", ".join(sorted(LOSSES))}'
+    )
+  return allowed

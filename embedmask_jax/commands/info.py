@@ -38,10 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _in_words(value: object) -> str:
+  if value in (None, '', [], {}):
+    return 'none'
   if isinstance(value, dict):
     return ', '.join(f'{name} {_in_words(item)}' for name, item in value.items())
   if isinstance(value, list):
     return ', '.join(_in_words(item) for item in value)
   if isinstance(value, float):
     return f'{value:.4g}'
-  return 'none' if value is None or value == '' else str(value)
+  return str(value)

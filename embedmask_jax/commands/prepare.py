@@ -14,8 +14,10 @@ the exit status is then 1.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from embedmask_jax.errors import UserError
@@ -117,9 +119,15 @@ def _write_records(arguments: argparse.Namespace) -> int:
   from embedmask_jax.data.record_source import RecordSource
   from embedmask_jax.data.tfds_builder import prepare_records
 
-  output = prepare_records(
-    arguments.annotations, arguments.images, arguments.output, arguments.split
-  )
+  if arguments.quiet or not sys.stderr.isatty():
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+  # TFDS talks of downloads, on the stream that is the report's.
+  with contextlib.redirect_stdout(sys.stderr):
+    output = prepare_records(
+      arguments.annotations, arguments.images, arguments.output, arguments.split
+    )
   report = RecordSource(output).report
   if arguments.json:
     print(json.dumps(dataclasses.asdict(report), indent=2))

@@ -33,7 +33,8 @@ def open_source(
   Raises:
     UserError: the data set cannot be used; see `CocoSource` and `RecordSource`.
   """
-  if located(annotations).is_dir():
+  # Nothing named is no path of the current folder.
+  if os.fspath(annotations) and located(annotations).is_dir():
     return RecordSource(
       annotations, categories=categories, min_box_side=min_box_side, preset=preset
     )
