@@ -23,7 +23,8 @@ from golden_network import check_forward
 from golden_post import check_locations, check_post
 from golden_set import GoldenSet
 from golden_table import Report
-from golden_training import check_parameter_gradients, check_trajectories
+from golden_training import check_parameter_gradients
+from golden_trajectories import check_trajectories
 from golden_units import check_units
 
 from embedmask_jax.errors import UserError

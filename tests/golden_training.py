@@ -1,19 +1,12 @@
-"""Training: parameter gradients end to end, and trajectories of the optimiser."""
+"""Training: parameter gradients end to end."""
 
-import dataclasses
-import re
-from collections.abc import Iterator
 from functools import cache, partial
-from typing import Any
 
 import golden_rule
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from golden_batch import batch_of
-from golden_choices import other_choice
-from golden_data import batch_from_polygons
 from golden_losses import without_accident
 from golden_network import model_of, variables_of
 from golden_rule import subsample
@@ -23,25 +16,16 @@ from golden_set import (
   canvas_of,
   images_of,
   pad_images,
-  tight_canvas,
 )
 from golden_table import Report, over, rms
 
-from embedmask_jax.devices import data_mesh, replicate
 from embedmask_jax.import_weights import export_weights
 from embedmask_jax.losses import compute_losses, loss_names, normalisers
 from embedmask_jax.models.embedmask import EmbedMask
-from embedmask_jax.optim import OptimSettings, Schedule, is_trained, make_optimizer
 from embedmask_jax.structures import Batch, Targets
 from embedmask_jax.targets import assign_targets
-from embedmask_jax.train_state import TrainState, create_train_state
-from embedmask_jax.train_step import make_train_step
 
 _DEFAULT_ARCH = 'R50'
-# At the config's rate these weights train chaotically: later steps say nothing.
-_COMPARABLE_STEPS = {'t_config': 2, 't_mid': 4}
-# What rounding to float32 changes at most, relative to the number.
-_HALF_STEP = 2.0**-24
 
 
 def check_parameter_gradients(
@@ -177,164 +161,3 @@ def _sample_error(array: np.ndarray, expected: np.ndarray) -> float:
 def _norm(gradients: dict[str, np.ndarray], names: list[str]) -> float:
   squares = [np.sum(gradients[name].astype(np.float64) ** 2) for name in names]
   return float(np.sqrt(np.sum(squares)))
-
-
-def check_trajectories(golden: GoldenSet, report: Report) -> None:
-  """Every `t_*` record: a few steps of the real training step."""
-  for record in golden.records('t_.*'):
-    arrays = golden.arrays(record)
-    entry = golden.json('traj_index')[record]
-    settings = dataclasses.replace(
-      OptimSettings(**golden.config().optim),
-      learning_rate=entry['base_lr'],
-      warmup_steps=entry['warmup_iters'],
-      milestones=tuple(entry['steps']),
-    )
-    total = len(arrays['losses'])
-    schedule = Schedule(settings, total)
-    rates = np.array([float(schedule(i)) for i in range(total)])
-    rates = np.stack([rates, rates * settings.bias_rate_multiplier], axis=-1)
-    report.compare('trajectory: rates', record, rates, arrays['lr_weight_bias'])
-
-    names, sizes = zip(*entry['images'], strict=True)
-    canvas = canvas_of(arrays) if 'input_shape' in arrays else tight_canvas(sizes)
-    images = pad_images(images_of(arrays, list(names), list(sizes)), canvas)
-    batch = batch_from_polygons(
-      entry['instances'], sizes, canvas, images, golden.preset
-    )
-    steps = min(_COMPARABLE_STEPS.get(record, total), total)
-    model = model_of(golden, entry.get('arch', _DEFAULT_ARCH))
-    variables = variables_of(golden, entry.get('arch', _DEFAULT_ARCH), entry['seed'])
-    names, before = loss_names(model.preset), variables
-    for step, state, metrics in _run(
-      model, variables, settings, schedule, batch, steps
-    ):
-      if step and (
-        choice := _other_choice(model, before, batch, arrays, step, metrics)
-      ):
-        report.note(f'{record}: compared up to step {step - 1}, then {choice}')
-        break
-      _compare_step(report, record, arrays, names, step, state, metrics)
-      # The next step gives the state's memory away.
-      before = jax.tree.map(
-        np.array, {'params': state.params, 'batch_stats': state.batch_stats}
-      )
-
-
-def _other_choice(
-  model: EmbedMask,
-  variables: dict,
-  batch: Batch,
-  arrays: Arrays,
-  step: int,
-  metrics: dict[str, Any],
-) -> str | None:
-  """Says which choice explains a mask loss that is not the recorded one."""
-  if step == 0:
-    return None
-  names = loss_names(model.preset)
-  box, mask = names.index('box'), names.index('mask')
-  losses, spreads = arrays['losses'][step - 1], arrays['losses_spread'][step - 1]
-  tolerance = 3 * spreads[mask] + 1e-3 * losses[mask]
-  if abs(float(metrics['loss/mask']) - losses[mask]) <= tolerance:
-    return None
-  return other_choice(
-    model,
-    variables,
-    batch,
-    expected=losses[mask],
-    tolerance=tolerance,
-    noise=3 * spreads[box] / losses[box] + 1e-3,
-  )
-
-
-def _run(
-  model: EmbedMask,
-  variables: dict,
-  settings: OptimSettings,
-  schedule: Schedule,
-  batch: Batch,
-  steps: int,
-) -> Iterator[tuple[int, TrainState, dict[str, Any]]]:
-  """Yields the state before the first step, then after each with its metrics."""
-  # The step gives its state's memory away; the drawn weights are kept.
-  variables = jax.tree.map(jnp.array, variables)
-  trained = is_trained(variables['params'], model.frozen_stages)
-  optimizer = make_optimizer(settings, schedule, trained=trained)
-  mesh = data_mesh(1)
-  train_step = make_train_step(model, optimizer, mesh)
-  state = replicate(mesh, create_train_state(variables, optimizer))
-  yield 0, state, {}
-  for step in range(1, steps + 1):
-    state, metrics = train_step(state, batch)
-    yield step, state, metrics
-
-
-def _compare_step(
-  report: Report,
-  record: str,
-  arrays: Arrays,
-  losses: tuple[str, ...],
-  step: int,
-  state: TrainState,
-  metrics: dict[str, Any],
-) -> None:
-  def observe(quantity: str, error: float, spread: float, size: float) -> None:
-    report.observe(quantity, f'{record} {step}', over(error, 3 * spread + 1e-3 * size))
-
-  variables = {'params': state.params, 'batch_stats': state.batch_stats}
-  names = [str(name) for name in arrays['param_names']]
-  if step == 0:
-    found = export_weights(variables)
-    for name in names:
-      expected = arrays[f'init/{name}']
-      sample = subsample(found[name], expected.size)
-      report.compare('trajectory: initial parameters', record, sample, expected)
-    return
-
-  for i, name in enumerate(losses):
-    loss = arrays['losses'][step - 1, i]
-    spread = arrays['losses_spread'][step - 1, i]
-    error = abs(float(metrics[f'loss/{name}']) - loss)
-    observe('trajectory: losses', error, spread, loss)
-  norm = arrays['grad_norm'][step - 1]
-  error = abs(float(metrics['grad_norm']) - norm)
-  spread = arrays['grad_norm_spread'][step - 1]
-  observe('trajectory: gradient norms', error, spread, norm)
-  if not arrays.names(rf'step{step}/{re.escape(names[0])}'):
-    return
-
-  found = export_weights(variables)
-  for key in arrays.names(rf'step{step}_bn/.*running_(mean|var)'):
-    name = key.split('/', 1)[1]
-    error = _sample_error(found[name], arrays[key])
-    spread = float(arrays[f'step{step}_bn_spread/{name}'])
-    observe('trajectory: running statistics', error, spread, rms(arrays[key]))
-  momentum = _named(_momentum(state), variables)
-  for name in names:
-    prefix = f'step{step}'
-    expected = arrays[f'{prefix}/{name}']
-    error = _sample_error(found[name], expected)
-    # Every step rounds the parameter, however small its change.
-    error = max(error - step * _HALF_STEP * rms(expected), 0.0)
-    spread = float(arrays[f'{prefix}_spread/{name}'])
-    change = float(arrays[f'{prefix}_delta_rms/{name}'])
-    observe('trajectory: parameters', error, spread, change)
-    expected = arrays[f'{prefix}_momentum/{name}']
-    error = _sample_error(momentum[name], expected)
-    spread = float(arrays[f'{prefix}_momentum_spread/{name}'])
-    observe('trajectory: momentum', error, spread, rms(expected))
-
-
-def _momentum(state: TrainState) -> dict:
-  """The momentum of every parameter, zeros for those that are not trained."""
-  is_trace = lambda node: isinstance(node, optax.TraceState)  # noqa: E731
-  leaves = jax.tree.leaves(state.opt_state, is_leaf=is_trace)
-  (trace,) = [leaf.trace for leaf in leaves if is_trace(leaf)]
-  is_masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
-  return jax.tree.map(
-    lambda own, parameter: jnp.zeros_like(parameter) if is_masked(own) else own,
-    trace,
-    state.params,
-    is_leaf=is_masked,
-  )
