@@ -128,7 +128,7 @@ def output(folder):
 def test_a_run_that_lives_keeps_others_away_and_leaves_at_once(bucket, flags, tmp_path):
   slow = {'TOY_WORKDIR': RUN, 'TOY_STEP_SECONDS': '0.5'}
   process = start(tmp_path, *flags, **slow)
-  while not (tmp_path / 'seen.0.jsonl').exists():
+  while 4 not in seen_batches(tmp_path):
     assert process.poll() is None, output(tmp_path)
     time.sleep(0.05)
   message = f'--workdir={RUN} is in use by process {process.pid} on '

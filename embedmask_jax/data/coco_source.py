@@ -92,7 +92,7 @@ def _find_images(
 ) -> tuple[str, ...]:
   """The path of every image, from listings: one call per folder, not per file."""
   for folder in folders:
-    if not located(folder).is_dir():
+    if not folder or not located(folder).is_dir():
       raise UserError(
         f'images folder {folder!r} does not exist; several folders are joined by commas'
       )

@@ -31,7 +31,7 @@ def open_source(
   Raises:
     UserError: the data set cannot be used; see `CocoSource` and `RecordSource`.
   """
-  if located(annotations).is_dir():
+  if os.fspath(annotations) and located(annotations).is_dir():
     return RecordSource(
       annotations, categories=categories, min_box_side=min_box_side, preset=preset
     )
