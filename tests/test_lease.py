@@ -77,6 +77,29 @@ def test_of_many_that_begin_at_once_one_gets_it(store):
   assert sorted(outcomes) == ['held'] + ['refused'] * 7
 
 
+class Raced:
+  """A store in which somebody else writes the lock after it was first read."""
+
+  def __init__(self, store):
+    self.store = store
+    self.write = store.write
+    self.is_first = True
+
+  def read(self, key):
+    found = self.store.read(key)
+    found.result()
+    if self.is_first:
+      self.is_first = False
+      write_as(self.store)
+    return found
+
+
+def test_who_was_faster_keeps_it(store):
+  start = time.monotonic()
+  with hold(Raced(store)):
+    assert time.monotonic() - start >= LEASE
+
+
 def test_a_process_that_died_on_this_machine_is_not_waited_for(store):
   child = subprocess.Popen(['sleep', '60'])
   identity = {
