@@ -142,10 +142,12 @@ def test_a_process_that_lives_elsewhere_is_not_taken_from(store):
   write_as(store)
   thread = threading.Thread(target=beat)
   thread.start()
-  with pytest.raises(UserError, match='process 7 on elsewhere'), hold(store):
-    pass
-  over.set()
-  thread.join()
+  try:
+    with pytest.raises(UserError, match='process 7 on elsewhere'), hold(store):
+      pass
+  finally:
+    over.set()
+    thread.join()
 
 
 def test_it_is_renewed_and_given_back(store):

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# Read when gcsfs is imported; see `FakeGcs.environment`.
+os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
 pytest.importorskip('gcsfs', reason='needs the extra gcs')
 
 from fake_gcs import Refused, fake_gcs
