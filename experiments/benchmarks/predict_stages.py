@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from timing import measure, print_machine, print_times, ratio
+from timing import add_arguments, measure, print_machine, ratio, show_times
 
 from embedmask_jax.checkpoint import open_checkpoint
 from embedmask_jax.image_files import find_images, output_names
@@ -60,7 +60,7 @@ def main() -> None:
   parser.add_argument('checkpoint')
   parser.add_argument('images', nargs='+')
   parser.add_argument('--device_seconds', type=float, default=0.0)
-  parser.add_argument('--rounds', type=int, default=3)
+  add_arguments(parser, rounds=3)
   parser.add_argument('--threads', type=int, default=THREADS)
   parser.add_argument('--save', default='overlay')
   arguments = parser.parse_args()
@@ -92,7 +92,7 @@ def main() -> None:
     arguments.rounds,
   )
   print(f'{len(paths)} images')
-  print_times(seconds)
+  show_times(seconds, arguments.plot, 'Stages of prediction')
   print(
     f'one after another / in stages: '
     f'{ratio(seconds, "one after another", "in stages"):.2f}'
