@@ -27,7 +27,7 @@ from embedmask_jax.data.scenes import generate_scenes
 from embedmask_jax.data.source import open_source
 from embedmask_jax.data.tfds_builder import prepare_records
 from embedmask_jax.errors import UserError
-from embedmask_jax.main import RETRY
+from embedmask_jax.exit_status import RETRY
 from embedmask_jax.storage import located
 from embedmask_jax.work_folder_lock import work_folder_lock
 
