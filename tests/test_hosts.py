@@ -22,7 +22,7 @@ from toy_run import (
 from embedmask_jax import hosts
 from embedmask_jax.checkpoint import list_steps, open_checkpoint
 from embedmask_jax.errors import UserError
-from embedmask_jax.main import RETRY
+from embedmask_jax.exit_status import RETRY
 
 ROOT = Path(__file__).resolve().parents[1]
 HALF = ('--config.train.steps=12',)

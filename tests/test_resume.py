@@ -9,7 +9,7 @@ from toy_run import finish, seen_batches, start, stored_checksums
 
 from embedmask_jax.checkpoint import list_steps
 from embedmask_jax.errors import UserError
-from embedmask_jax.main import RETRY
+from embedmask_jax.exit_status import RETRY
 from embedmask_jax.work_folder_lock import work_folder_lock
 
 SLOW_STEPS = {'TOY_STEP_SECONDS': '0.2'}
