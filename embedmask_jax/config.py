@@ -214,7 +214,7 @@ def check_names(names: Iterable[str]) -> None:
   for name in names:
     if name in FIELDS or any(field.startswith(f'{name}.') for field in FIELDS):
       continue
-    alike = difflib.get_close_matches(name, FIELDS, n=3)
+    alike = difflib.get_close_matches(name, FIELDS, n=3, cutoff=0.7)
     hint = f'did you mean {" or ".join(alike)}? ' if alike else ''
     raise UserError(f'there is no config field {name}; {hint}see configs/base.py')
 

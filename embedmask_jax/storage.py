@@ -35,12 +35,24 @@ def located(path: str | os.PathLike) -> epath.Path:
   if is_remote(text):
     if importlib.util.find_spec('gcsfs') is None:
       raise UserError(f'{text}: needs gcsfs: pip install embedmask-jax[gcs]')
+    _forget_listings()
     return epath.Path(text)
   if '://' in text:
     raise UserError(
       f'{text}: must be a path of a file system, or begin with {_BUCKETS}'
     )
   return epath.Path(os.path.abspath(os.path.expanduser(text)))
+
+
+def _forget_listings() -> None:
+  """Has gcsfs ask anew what there is: it does not see what other programs write.
+
+  Those include TensorStore in this process, which writes the arrays of checkpoints.
+  """
+  import fsspec.config
+
+  for protocol in ('gcs', 'gs'):
+    fsspec.config.conf.setdefault(protocol, {})['use_listings_cache'] = False
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:

@@ -203,6 +203,17 @@ def test_bound_counts_what_has_no_location(clean, capsys):
   assert facts['share'] == pytest.approx(2 / 3)
 
 
+def test_a_ring_has_its_locations_beside_it(clean, capsys):
+  content = json.loads((clean / 'a.json').read_text())
+  ring = disc(SIZE, 60, 60, 40) & ~disc(SIZE, 60, 60, 25)
+  content['annotations'][2]['segmentation'] = runs(ring, compressed=True)
+  (clean / 'a.json').write_text(json.dumps(content))
+  _, report, _ = check(capsys, clean)
+  found = {f['kind']: f['items'] for f in report['findings']}
+  assert found['off_mask'] == [3]
+  assert not {'no_location', 'taken_location'} & set(found)
+
+
 def test_caps_that_cut_are_said(clean, capsys):
   caps = ['--config.eval.max_detections=1', '--config.eval.max_dets=(1,2,3)']
   _, report, _ = check(capsys, clean, *caps, '--config.data.instance_ladder=1')

@@ -300,7 +300,7 @@ def test_unknown_and_missing_fields_are_told():
 
 def test_names_of_fields_and_parts_exist():
   check_names(['train.steps', 'data', 'data.eval', 'seed'])
-  with pytest.raises(UserError, match=r'train.stepz; did you mean train.steps\?'):
+  with pytest.raises(UserError, match='train.stepz; did you mean train.steps'):
     check_names(['train.stepz'])
   with pytest.raises(UserError, match='data.eva'):
     check_names(['data.eva'])

@@ -14,6 +14,11 @@ FOLDERS = Path(__file__).resolve().parent / 'golden'
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'golden'
 PRESETS = ('2019', '2020', '2021', 'adelaidet')
 LOCAL = FOLDERS / '2021'
+# For want of time; their portable sets have these as well.
+LEFT_OUT = {
+  (preset, 'public'): {'parameter gradients', 'trajectories'}
+  for preset in ('2019', '2020')
+}
 QUICK = (
   'rule',
   'units',
@@ -47,12 +52,14 @@ def test_one_whole_forward():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('preset', PRESETS)
-@pytest.mark.parametrize('is_public', [False, True], ids=['portable', 'public'])
-def test_whole_sets(preset, is_public):
-  folder = SHARED / preset / 'public' if is_public else FOLDERS / preset
+@pytest.mark.parametrize('kind', ['portable', 'public'])
+def test_whole_sets(preset, kind):
+  folder = SHARED / preset / 'public' if kind == 'public' else FOLDERS / preset
   if not folder.is_dir():
     pytest.skip(f'{folder} is not there')
-  report = golden_check.check_folder(folder)
+  left_out = LEFT_OUT.get((preset, kind), set())
+  checks = [name for name in golden_check.CHECKS if name not in left_out]
+  report = golden_check.check_folder(folder, checks)
   assert report.passed, str(report)
 
 

@@ -26,6 +26,12 @@ OURS = {
   'postprocess': ('ops', 'presets', 'structures'),
   'storage': ('errors',),
   'data': ('data', 'errors', 'ops.locations', 'presets', 'storage'),
+  'prepare': ('data', 'errors', 'image_files', 'metrics', 'prepare', 'storage'),
+  'check': (
+    *('check', 'data', 'datasets', 'errors', 'image_files', 'metrics', 'models'),
+    *('ops', 'postprocess', 'presets', 'storage', 'structures', 'targets'),
+    'visualize',
+  ),
   'charts': (),
   'output_kinds': (),
   'report': ('charts', 'metrics', 'report', 'visualize'),
@@ -33,6 +39,7 @@ OURS = {
 # A module or folder -> third parties it may not import, not even inside a function.
 FORBIDDEN = {
   'data': ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'torch'),
+  'prepare': ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'torch'),
   'ops': ('flax', 'ml_collections', 'absl'),
   'ops.locations': ('jax',),
   'presets': ('jax', 'flax'),

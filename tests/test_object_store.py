@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# Read when gcsfs is imported; see `FakeGcs.environment`.
+os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
 pytest.importorskip('gcsfs', reason='needs the extra gcs')
 
 from fake_gcs import Refused, fake_gcs
@@ -128,7 +130,7 @@ def output(folder):
 def test_a_run_that_lives_keeps_others_away_and_leaves_at_once(bucket, flags, tmp_path):
   slow = {'TOY_WORKDIR': RUN, 'TOY_STEP_SECONDS': '0.5'}
   process = start(tmp_path, *flags, **slow)
-  while not (tmp_path / 'seen.0.jsonl').exists():
+  while 4 not in seen_batches(tmp_path):
     assert process.poll() is None, output(tmp_path)
     time.sleep(0.05)
   message = f'--workdir={RUN} is in use by process {process.pid} on '

@@ -112,9 +112,10 @@ def test_a_video_without_pyav(place, capsys, monkeypatch):
 
 
 def test_unreadable_images_are_named_and_the_others_done(place, capsys, monkeypatch):
-  (place / 'images' / 'torn.png').write_bytes(
-    (place / 'images' / 'good.png').read_bytes()[:60]
-  )
+  noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+  Image.fromarray(noise).save(place / 'torn.png')
+  whole = (place / 'torn.png').read_bytes()
+  (place / 'images' / 'torn.png').write_bytes(whole[: len(whole) // 2])
   (place / 'images' / 'void.jpg').touch()
   (place / 'images' / 'text.gif').write_text('not an image')
 

@@ -374,8 +374,10 @@ def test_mistakes_are_told_before_the_first_step(toy, tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(UserError, match='--workdir=.*cannot be written'):
     train(tiny_config(), tmp_path / 'file' / 'run')
-  with pytest.raises(UserError, match='--workdir=gs://a/b is no folder .* mount'):
-    train(tiny_config(), 'gs://a/b')
+  with pytest.raises(
+    UserError, match='--workdir=s3://a/b: must be .* or begin with gs'
+  ):
+    train(tiny_config(), 's3://a/b')
   config = tiny_config()
   config.data.generated.enabled = False
   with pytest.raises(UserError, match='nothing to train on'):

@@ -216,7 +216,8 @@ def finish(processes, workdir, *, status=0, timeout=900):
 def seen_batches(workdir, host=0):
   """Step -> what was seen there in each life of the run, as a set."""
   batches = {}
-  for line in (workdir / f'seen.{host}.jsonl').read_text().splitlines():
+  path = workdir / f'seen.{host}.jsonl'
+  for line in path.read_text().splitlines() if path.exists() else ():
     try:
       step, *content = json.loads(line)
     except ValueError:

@@ -1,5 +1,6 @@
 """Which objects the targets can represent at the size the network sees them at."""
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +38,8 @@ class Representation:
     results: COCO results, score 1, of every training instance that has a positive
       location: its box as annotated, its stride-4 mask brought back to the image.
     without_location: annotation ids of instances without a positive location, because
-      no location that may predict them lies on them.
+      there is none in their centre region that regresses their size.
+    off_mask: annotation ids of those that have such locations, but beside their mask.
     taken: annotation ids of those whose locations all went to other instances.
     without_cell: annotation ids of instances whose stride-4 mask is empty.
     by_level: positive locations of every level P3..P7.
@@ -46,6 +48,7 @@ class Representation:
 
   results: list[dict[str, Any]]
   without_location: list[int]
+  off_mask: list[int]
   taken: list[int]
   without_cell: list[int]
   by_level: np.ndarray
@@ -65,7 +68,7 @@ def represent(
     view_settings: of `EvalPlan`, but for sizes and batch size.
     broken: positions of images that cannot be decoded: nothing of them is found.
   """
-  found = Representation([], [], [], [], np.zeros(len(LEVEL_RANGES), np.int64), [])
+  found = Representation([], [], [], [], [], np.zeros(len(LEVEL_RANGES), np.int64), [])
   preset = view_settings['preset']
   plan = EvalPlan(sizes=source.sizes, batch_size=1, **view_settings)
   steps = tqdm(
@@ -100,9 +103,7 @@ def _represent_image(
     if not cells[index].any():
       found.without_cell.append(annotation_id)
     if not positives[index]:
-      alone = _alone(batch, index)
-      is_taken = (matched_instances(alone, preset) >= 0).any()
-      (found.taken if is_taken else found.without_location).append(annotation_id)
+      _reason(batch, index, preset, found).append(annotation_id)
       continue
     found.locations_of.append(int(positives[index]))
     x1, y1, x2, y2 = record.boxes[index].tolist()
@@ -140,10 +141,20 @@ def matched_instances(batch: Batch, preset: Preset) -> np.ndarray:
   return np.asarray(_assigned(batch, preset))[0]
 
 
-def _alone(batch: Batch, index: int) -> Batch:
-  """The batch with one of its instances only, in the same shapes."""
+def _reason(
+  batch: Batch, index: int, preset: Preset, found: Representation
+) -> list[int]:
+  """The list that an instance without a positive location belongs to."""
+  # By itself, in the same shapes, so that nothing is compiled again.
   is_it = np.arange(batch.instance_valid.shape[1]) == index
-  return batch.replace(instance_valid=batch.instance_valid & is_it)  # type: ignore[attr-defined]
+  alone = dataclasses.replace(batch, instance_valid=batch.instance_valid & is_it)
+  if (matched_instances(alone, preset) >= 0).any():
+    return found.taken
+  whole = np.full_like(batch.location_masks, 255)
+  alone = dataclasses.replace(alone, location_masks=whole)
+  if (matched_instances(alone, preset) >= 0).any():
+    return found.off_mask
+  return found.without_location
 
 
 def read_back(

@@ -106,9 +106,14 @@ def check_representation(
   for kind, words, ids in (
     (
       'no_location',
-      'objects have no positive location: none near their centre lies on them and '
-      'regresses their size; a larger input size helps small ones',
+      'objects have no positive location: none near their centre regresses their '
+      'size; a larger input size helps small ones',
       found.without_location,
+    ),
+    (
+      'off_mask',
+      'objects have no positive location: those near their centre lie beside them',
+      found.off_mask,
     ),
     (
       'taken_location',

@@ -21,6 +21,7 @@ LOSSES = frozenset(
     'no_area',
     'self_score',
     'no_location',
+    'off_mask',
     'taken_location',
     'no_cell',
     'over_max_detections',

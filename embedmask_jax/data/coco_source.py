@@ -114,7 +114,7 @@ def _find_images(
     The paths of those that are there, and the names of those that are not.
   """
   for folder in folders:
-    if not located(folder).is_dir():
+    if not folder or not located(folder).is_dir():
       raise UserError(
         f'images folder {folder!r} does not exist; several folders are joined by commas'
       )

@@ -52,7 +52,14 @@ def draw_training_curves(lines: Path) -> str | None:
     )
   ]
   charts = [
-    line_chart(drawn, title=title, x_name='step', y_range=y_range, size=_PANEL)
+    line_chart(
+      drawn,
+      title=title,
+      x_name='step',
+      x_range=(0, max(1, *(row['step'] for row in rows), 0)),
+      y_range=y_range,
+      size=_PANEL,
+    )
     for title, drawn, y_range in panels
     if drawn
   ]

@@ -24,6 +24,7 @@ from embedmask_jax.predict.video import (
   VideoWriter,
   load_av,
 )
+from embedmask_jax.storage import is_remote
 
 # That read and resize, and as many that draw and write.
 THREADS = 4
@@ -80,7 +81,11 @@ def predict_files(
     )
   if any(map(is_video, paths)):
     load_av()
-  folder = writable_folder(output, '--output')
+  if is_remote(output):
+    raise UserError(
+      f'--output={output} is no folder of a file system; name one, and copy it after'
+    )
+  folder = Path(writable_folder(output, '--output'))
   files = OutputFiles(folder, save, polygon_tolerance=polygon_tolerance)
   predictor = Predictor(
     stored,

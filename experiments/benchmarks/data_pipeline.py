@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from PIL import Image
-from timing import measure, print_machine, print_times, ratio
+from timing import add_arguments, measure, print_machine, ratio, show_times
 
 from embedmask_jax.data.pipeline import train_batches
 from embedmask_jax.data.source import open_source
@@ -34,7 +34,7 @@ def main() -> None:
   parser.add_argument('--annotations', required=True)
   parser.add_argument('--images', required=True)
   parser.add_argument('--count', type=int, default=64)
-  parser.add_argument('--rounds', type=int, default=3)
+  add_arguments(parser, rounds=3)
   arguments = parser.parse_args()
 
   source = open_source(arguments.annotations, arguments.images)
@@ -85,7 +85,9 @@ def main() -> None:
   seconds = measure(tasks, arguments.rounds)
   for stream in streams.values():
     stream.close()
-  print_times(seconds)
+  show_times(
+    seconds, arguments.plot, f'{len(indices)} images of COCO, decoded and resized'
+  )
   base, *pipelines = seconds
   for name in pipelines:
     print(f'{name} / {base}: {ratio(seconds, name, base):.2f}')

@@ -15,7 +15,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from full_size import OUTPUT_CANVAS, full_size_batch, full_size_model
-from timing import measure, print_machine, print_times, ratio
+from timing import add_arguments, measure, print_machine, ratio, show_times
 
 from embedmask_jax.devices import data_mesh, replicate, split
 from embedmask_jax.inference import make_inference
@@ -32,7 +32,7 @@ SETTINGS = DetectionSettings(score_threshold=0.01)
 def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument('--batch_size', type=int, default=1)
-  parser.add_argument('--rounds', type=int, default=5)
+  add_arguments(parser, rounds=5)
   parser.add_argument('--dtype', default='float32')
   arguments = parser.parse_args()
 
@@ -78,7 +78,7 @@ def main() -> None:
     },
     arguments.rounds,
   )
-  print_times(seconds)
+  show_times(seconds, arguments.plot, 'Inference, ResNet-50, 800x1333')
   flops = forward.cost_analysis()['flops']
   rate = flops / statistics.median(seconds['network'])
   best = 2 * 9 * 256 * features.size / statistics.median(seconds['3x3 convolution'])

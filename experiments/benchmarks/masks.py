@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from full_size import CANVAS, IMAGE_SIZE
-from timing import measure, print_machine, print_times
+from timing import add_arguments, measure, print_machine, show_times
 
 from embedmask_jax.ops.locations import locations
 from embedmask_jax.postprocess import DetectionSettings, Proposals, assemble_masks
@@ -66,7 +66,7 @@ def random_case(count: int) -> tuple[HeadOutputs, Proposals]:
 
 def main() -> None:
   parser = argparse.ArgumentParser()
-  parser.add_argument('--rounds', type=int, default=3)
+  add_arguments(parser, rounds=3)
   arguments = parser.parse_args()
 
   image_size = jnp.asarray([IMAGE_SIZE], jnp.int32)
@@ -91,7 +91,9 @@ def main() -> None:
     megabytes[name] = compiled.memory_analysis().temp_size_in_bytes / 2**20
 
   print_machine()
-  print_times(measure(tasks, arguments.rounds))
+  show_times(
+    measure(tasks, arguments.rounds), arguments.plot, 'Masks of an image of 800x1333'
+  )
   for name, size in megabytes.items():
     print(f'{name}: {size:.0f} MiB')
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from timing import measure, print_machine, print_times, ratio
+from timing import add_arguments, measure, print_machine, ratio, show_times
 
 from embedmask_jax.checkpoint import open_checkpoint
 from embedmask_jax.image_files import find_images, output_names
@@ -60,7 +60,8 @@ def main() -> None:
   parser.add_argument('checkpoint')
   parser.add_argument('images', nargs='+')
   parser.add_argument('--device_seconds', type=float, default=0.0)
-  parser.add_argument('--rounds', type=int, default=3)
+  add_arguments(parser, rounds=3)
+  parser.add_argument('--threads', type=int, default=THREADS)
   parser.add_argument('--save', default='overlay')
   arguments = parser.parse_args()
 
@@ -69,7 +70,7 @@ def main() -> None:
   kind = TimedDevice if arguments.device_seconds else Predictor
   predictor = kind(stored, stored.metadata.config)
   paths = find_images(arguments.images)
-  busy: dict[int, list[float]] = {0: [], THREADS: []}
+  busy: dict[int, list[float]] = {0: [], arguments.threads: []}
 
   def run(threads: int) -> None:
     before, start = TimedDevice.busy, time.perf_counter()
@@ -87,17 +88,17 @@ def main() -> None:
 
   print_machine()
   seconds = measure(
-    {'one after another': lambda: run(0), 'in stages': lambda: run(THREADS)},
+    {'one after another': lambda: run(0), 'in stages': lambda: run(arguments.threads)},
     arguments.rounds,
   )
   print(f'{len(paths)} images')
-  print_times(seconds)
+  show_times(seconds, arguments.plot, 'Stages of prediction')
   print(
     f'one after another / in stages: '
     f'{ratio(seconds, "one after another", "in stages"):.2f}'
   )
   if arguments.device_seconds:
-    for threads, name in ((0, 'one after another'), (THREADS, 'in stages')):
+    for threads, name in ((0, 'one after another'), (arguments.threads, 'in stages')):
       share = statistics.median(busy[threads][1:])
       print(f'device busy, {name}: {share:.2f} of the time')
 

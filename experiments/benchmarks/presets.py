@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from full_size import OUTPUT_CANVAS, full_size_batch, full_size_model
-from timing import measure, print_machine, ratio
+from timing import add_arguments, measure, print_machine, ratio, show_times
 
 from embedmask_jax.compile_ahead import placed
 from embedmask_jax.devices import data_mesh, replicate, split
@@ -49,7 +49,7 @@ def training_bytes(preset: str, batch: Any) -> int:
 
 def main() -> None:
   parser = argparse.ArgumentParser()
-  parser.add_argument('--rounds', type=int, default=5)
+  add_arguments(parser, rounds=5)
   parser.add_argument('--presets', default='2019,2020,2021,adelaidet')
   arguments = parser.parse_args()
   presets = arguments.presets.split(',')
@@ -72,6 +72,7 @@ def main() -> None:
 
   print_machine()
   seconds = measure(tasks, arguments.rounds)
+  show_times(seconds, arguments.plot, 'Inference of the presets, ResNet-50, 800x1333')
   print('preset      parameters  GFLOP  inference  / first  training memory')
   for preset, (count, flops, needed) in rows.items():
     print(

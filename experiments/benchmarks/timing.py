@@ -1,5 +1,6 @@
 """Times several things in turn in one run, so that their ratios mean something."""
 
+import argparse
 import os
 import platform
 import statistics
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from embedmask_jax.charts import bar_chart
 
 
 def measure(
@@ -36,10 +39,26 @@ def ratio(seconds: Mapping[str, list[float]], above: str, below: str) -> float:
   return statistics.median(a / b for a, b in pairs)
 
 
-def print_times(seconds: Mapping[str, list[float]]) -> None:
+def add_arguments(parser: argparse.ArgumentParser, rounds: int) -> None:
+  """Adds --rounds and --plot, which all benchmarks have."""
+  parser.add_argument('--rounds', type=int, default=rounds)
+  parser.add_argument('--plot', type=Path, help='.svg file to draw the medians into')
+
+
+def show_times(
+  seconds: Mapping[str, list[float]], plot: Path | None, title: str
+) -> None:
+  """Prints medians and best times of what `measure` gave; draws the medians."""
   print(f'{"":24s}{"median":>10s}{"best":>10s}')
   for name, values in seconds.items():
     print(f'{name:24s}{statistics.median(values):9.3f}s{min(values):9.3f}s')
+  if plot:
+    medians = [statistics.median(values) for values in seconds.values()]
+    size = (140 * len(medians) + 66, 300)
+    chart = bar_chart(
+      list(seconds), medians, title=title, x_name='median seconds', size=size
+    )
+    plot.write_text(chart)
 
 
 def print_machine() -> None:

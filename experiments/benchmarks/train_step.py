@@ -11,7 +11,7 @@ import argparse
 
 import jax
 from full_size import full_size_batch, full_size_model
-from timing import measure, print_machine, print_times, ratio
+from timing import add_arguments, measure, print_machine, ratio, show_times
 
 from configs import base
 from embedmask_jax.devices import data_mesh, replicate, split
@@ -26,7 +26,7 @@ from embedmask_jax.train_step import make_train_step
 def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument('--instances', type=int, default=16)
-  parser.add_argument('--rounds', type=int, default=3)
+  add_arguments(parser, rounds=3)
   arguments = parser.parse_args()
 
   model, variables = full_size_model()
@@ -69,7 +69,7 @@ def main() -> None:
     },
     arguments.rounds,
   )
-  print_times(seconds)
+  show_times(seconds, arguments.plot, 'Training step, ResNet-50, 800x1333')
   print(f'step / forward: {ratio(seconds, "step", "forward"):.2f}')
   share = ratio(seconds, 'targets and losses', 'step')
   print(f'targets and losses / step, {arguments.instances} instances: {share:.3f}')

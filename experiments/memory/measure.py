@@ -1,14 +1,18 @@
 """What each lever does to the memory of a training step, by the compiler's account.
 
   python -m experiments.memory.measure [--topology=v5e:2x4] [--images=2] [--only=NAME]
+  python -m experiments.memory.measure --kept [--images=2]
 
 ResNet-50 at 800x1344 with the paper's config. Nothing is run: the step is compiled for
 this machine's CPU, or with --topology for TPUs, for which `libtpu` must be installed
 (pip install -e '.[tpu]') but no TPU be there. `--images` are those of each device.
+With --kept nothing is compiled either: it counts what the network's forward pass hands
+to its backward pass, as the program is written.
 """
 
 import argparse
 import dataclasses
+import itertools
 import os
 import time
 
@@ -29,7 +33,7 @@ from embedmask_jax.data.transforms import empty_batch
 from embedmask_jax.devices import data_mesh
 from embedmask_jax.models.factory import DATA_AXIS, build_model, init_variables
 from embedmask_jax.optim import OptimSettings, Schedule, is_trained, make_optimizer
-from embedmask_jax.structures import Batch
+from embedmask_jax.structures import Batch, HeadOutputs
 from embedmask_jax.train_state import create_train_state
 from embedmask_jax.train_step import make_train_step
 
@@ -92,12 +96,47 @@ def compile_step(case: Case, mesh: Mesh, images: int) -> jax.stages.Compiled:
   return step.lower(placed(state), placed(batch, DATA_AXIS)).compile()
 
 
+def kept_bytes(dtype: str, remat: str, images: int) -> int:
+  """What the forward pass of the network hands to its backward pass."""
+  config = base.get_config()
+  config.model.dtype = dtype
+  model = build_model(config.model, NUM_CLASSES).clone(remat=remat, axis_name=None)
+  variables = jax.eval_shape(lambda: init_variables(model, 0))
+  batch = Batch(**empty_batch(images, CANVAS, INSTANCES))
+
+  def backward(variables: dict, batch: Batch) -> jax.tree_util.Partial:
+    def forward(params: dict) -> HeadOutputs:
+      outputs, _ = model.apply(
+        {**variables, 'params': params},
+        batch.images,
+        batch.image_size,
+        batch.valid_size,
+        train=True,
+        mutable=['batch_stats'],
+      )
+      return outputs
+
+    return jax.vjp(forward, variables['params'])[1]
+
+  leaves = jax.tree.leaves(jax.eval_shape(backward, variables, batch))
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
 def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument('--topology', default='')
   parser.add_argument('--images', type=int, default=2)
   parser.add_argument('--only', default='')
+  parser.add_argument('--kept', action='store_true')
   arguments = parser.parse_args()
+  if arguments.kept:
+    print('MiB kept for the backward pass of the network')
+    for dtype, remat in itertools.product(
+      ('float32', 'bfloat16'), ('none', 'blocks', 'stages')
+    ):
+      size = kept_bytes(dtype, remat, arguments.images)
+      print(f'{size / 2**20:6.0f} {dtype} {remat}', flush=True)
+    return
   mesh = data_mesh(1)
   if arguments.topology:
     description = topologies.get_topology_desc(

@@ -49,6 +49,18 @@ def test_a_step_is_a_pure_function_of_seed_and_step():
   assert pickle.loads(pickle.dumps(fresh))[701] == want[701]
 
 
+def test_every_epoch_and_every_seed_has_an_order_of_its_own():
+  orders = set()
+  for seed in (0, 1):
+    plan = make_plan(40, sizes=[(64, 64)] * 40, seed=seed)
+    for epoch in (0, 1):
+      steps = range(10 * epoch, 10 * (epoch + 1))
+      orders.add(tuple(index for _, index in members(plan, steps)))
+  assert len(orders) == 4
+  assert all(sorted(order) == list(range(40)) for order in orders)
+  assert tuple(range(40)) not in orders
+
+
 def test_several_threads_may_ask():
   plan, want = make_plan(), [make_plan()[k] for k in (0, 900, 1800)]
   found = {}
