@@ -48,6 +48,11 @@ def get_config() -> ConfigDict:
   data.eval_short_side = 800  # network pixels, evaluation and prediction
   data.flip_probability = 0.5  # horizontal
   data.crop_size = ()  # (height, width) of a random crop after resizing; () none
+  # A factor of the resized size, drawn between the two for each image, such as
+  # (0.1, 2.0); with crop_size only; () none.
+  data.scale_jitter = ()
+  # Of laying half of the instances of another image over an image.
+  data.copy_paste_probability = 0.0
   data.canvases = ()  # ((height, width), ...), multiples of 32; () derived
   data.instance_ladder = (8, 16, 32, 64, 128, 256, 512)  # padded instances a batch
   data.min_box_side = 1.0  # original pixels; a box is kept if wider and higher

@@ -102,6 +102,13 @@ FIELDS: Mapping[str, Rule] = {
   'data.crop_size': Rule(
     '() or (height, width)', lambda v: v == () or _is_pair(v, lambda i: i > 0)
   ),
+  'data.scale_jitter': Rule(
+    '() or two numbers (low, high) above 0, ascending or equal',
+    lambda v: (
+      v == () or (_is_tuple_of(v, _is_number) and len(v) == 2 and 0 < v[0] <= v[1])
+    ),
+  ),
+  'data.copy_paste_probability': _FRACTION,
   'data.canvases': Rule(
     '() or pairs (height, width) of multiples of 32',
     lambda v: _is_tuple_of(
@@ -179,6 +186,8 @@ FIELDS: Mapping[str, Rule] = {
 # Fields that the first checkpoints lack -> what they stood at then.
 _ADDED: Mapping[str, Any] = {
   'data.max_worker_deaths': 0,
+  'data.scale_jitter': (),
+  'data.copy_paste_probability': 0.0,
   'train.ema_decay': 0.0,
   'train.remat': 'none',
   'optim.momentum_dtype': 'float32',
@@ -232,6 +241,11 @@ def validate_config(config: ConfigDict) -> None:
     raise UserError(
       f'config.data.long_side is {config.data.long_side}; must be at least the '
       f'largest short side, {longest}'
+    )
+  if config.data.scale_jitter and not config.data.crop_size:
+    raise UserError(
+      f'config.data.scale_jitter is {config.data.scale_jitter!r}, but images of any '
+      'size fit no canvas: set config.data.crop_size, such as (512, 512), as well'
     )
   batch_size, parts = config.train.batch_size, config.train.accumulation_steps
   if batch_size % parts:

@@ -81,6 +81,8 @@ def plan_settings(config: Any) -> dict[str, Any]:
     'flip_probability': data.flip_probability,
     'instance_ladder': data.instance_ladder,
     'crop_size': data.crop_size,
+    'scale_jitter': data.scale_jitter,
+    'copy_paste_probability': data.copy_paste_probability,
     'canvases': data.canvases,
     'preset': PRESETS[config.model.preset],
   }

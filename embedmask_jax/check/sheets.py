@@ -10,8 +10,9 @@ from embedmask_jax.check.assignment import matched_instances
 from embedmask_jax.data.decode import decode_image
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.masks import CELL, decode_mask
+from embedmask_jax.data.rows import fill_row
 from embedmask_jax.data.sampler import PlannedRow, TrainPlan
-from embedmask_jax.data.transforms import empty_batch, fill_example
+from embedmask_jax.data.transforms import empty_batch
 from embedmask_jax.ops.locations import location_strides, locations
 from embedmask_jax.presets import Preset
 from embedmask_jax.structures import Batch
@@ -49,12 +50,14 @@ def save_sheets(
   chosen = np.unique(np.linspace(0, len(with_instances) - 1, _PICTURES).astype(int))
   annotated = [_annotated(source, with_instances[i]) for i in chosen.tolist()]
   _save(annotated, folder / 'annotated.jpg')
-  rows: list[PlannedRow] = []
+  seen: list[np.ndarray] = []
   step = 0
-  while len(rows) < min(_PICTURES, len(usable)):
-    rows += [row for row in plan[step].rows if row.index not in broken]
+  while len(seen) < min(_PICTURES, len(usable)):
+    batch = plan[step]
+    rows = [row for row in batch.rows if not any(i in broken for i in _reads(row))]
+    rows = rows[: _PICTURES - len(seen)]
+    seen += [_as_seen(source, row, batch.num_instances, preset) for row in rows]
     step += 1
-  seen = [_as_seen(source, row, preset) for row in rows[:_PICTURES]]
   _save(seen, folder / 'network.jpg')
 
 
@@ -80,10 +83,17 @@ def _annotated(source: ImageSource, index: int) -> np.ndarray:
   )
 
 
-def _as_seen(source: ImageSource, row: PlannedRow, preset: Preset) -> np.ndarray:
-  record, canvas = source[row.index], row.view.canvas
-  arrays = empty_batch(1, canvas, max(8, len(record.labels)))
-  fill_example(arrays, 0, record, row.view, row.index)
+def _reads(row: PlannedRow) -> tuple[int, ...]:
+  """Positions of the images that a row is made from."""
+  return (row.index, row.paste.index) if row.paste else (row.index,)
+
+
+def _as_seen(
+  source: ImageSource, row: PlannedRow, num_instances: int, preset: Preset
+) -> np.ndarray:
+  canvas = row.view.canvas
+  arrays = empty_batch(1, canvas, num_instances)
+  fill_row(arrays, 0, source.__getitem__, row)
   count = int(arrays['instance_valid'][0].sum())
   cells = np.unpackbits(arrays['masks'][0, :count], axis=-1).astype(bool)
   masks = [mask.repeat(CELL, 0).repeat(CELL, 1) for mask in cells]

@@ -13,6 +13,14 @@ class Stream(IntEnum):
   FLIP = 2
   CROP_TOP = 3
   CROP_LEFT = 4
+  JITTER = 5
+  # Whether another image is pasted on, and the seed of all that is drawn for it there.
+  PASTE = 6
+  PASTE_SEED = 7
+  PASTE_SOURCE = 8
+  PASTE_TOP = 9
+  PASTE_LEFT = 10
+  PASTE_INSTANCE = 11
 
 
 def draw_bits(

@@ -98,8 +98,12 @@ def pack_masks(
     original_size: (height, width) of the image as stored.
     view: what is seen of the image, and the canvas H x W.
   """
-  count = len(segmentations)
-  runs = _runs_of_view(segmentations, original_size, view)
+  runs = runs_of_view(segmentations, original_size, view)
+  return pack_runs(runs, len(segmentations), view)
+
+
+def pack_runs(runs: ColumnRuns, count: int, view: View) -> PackedMasks:
+  """Masks of `count` instances from their runs in the window of a view."""
   height, width = view.canvas
   cells = np.zeros((count, height // CELL, width // CELL), bool)
   _write(cells, runs, CELL, 1 if view.preset.mask_cell == 'any' else 2, 2)
@@ -130,10 +134,14 @@ def _sums(owner: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
   return np.bincount(owner, weights=values, minlength=count)
 
 
-def _runs_of_view(
+def runs_of_view(
   segmentations: Sequence[Segmentation], original_size: tuple[int, int], view: View
 ) -> ColumnRuns:
-  """What of the masks is on in the view; rows and columns counted from its corner."""
+  """What of n masks is on in the window of a view, counted from its corner.
+
+  Args:
+    segmentations, original_size, view: see `pack_masks`.
+  """
   parts = [ColumnRuns(*np.zeros((4, 0), np.int64))]
   outlines = {i: s for i, s in enumerate(segmentations) if not isinstance(s, bytes)}
   if outlines:

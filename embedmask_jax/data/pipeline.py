@@ -17,9 +17,10 @@ from absl import flags
 from embedmask_jax.data.canvases import Canvas
 from embedmask_jax.data.decode import open_rgb
 from embedmask_jax.data.eval_plan import EvalPlan
-from embedmask_jax.data.image_source import ImageSource
+from embedmask_jax.data.image_source import ImageRecord, ImageSource
+from embedmask_jax.data.rows import fill_row
 from embedmask_jax.data.sampler import BatchPlan, TrainPlan
-from embedmask_jax.data.transforms import Arrays, empty_batch, fill_example, fill_image
+from embedmask_jax.data.transforms import Arrays, empty_batch, fill_image
 from embedmask_jax.data.worker_notes import WorkerNotes
 from embedmask_jax.errors import UserError
 from embedmask_jax.presets import PRESETS, Preset
@@ -38,35 +39,20 @@ _GRAIN_SAYS = 'terminated unexpectedly'
 def train_batches(
   source: ImageSource,
   *,
-  seed: int,
   batch_size: int,
-  short_sides: Sequence[int],
-  long_side: int,
-  flip_probability: float,
-  instance_ladder: Sequence[int],
-  crop_size: Sequence[int] = (),
-  canvases: Sequence[Canvas] = (),
-  preset: Preset = PRESETS['2021'],
   start_step: int = 0,
   workers: int = 0,
   prefetch: int = 2,
   max_worker_deaths: int = 0,
   process_index: int = 0,
   process_count: int = 1,
+  **settings: Any,
 ) -> Generator[tuple[int, Arrays], None, None]:
   """Yields (step, batch) without end, from any step on.
 
   Args:
     source: annotated images.
-    seed: decides order and augmentation, see `TrainPlan`.
     batch_size: images of a batch, over all processes.
-    short_sides: network pixels; one is drawn for each image.
-    long_side: network pixels, upper bound.
-    flip_probability: of mirroring.
-    instance_ladder: ascending values that the instances of a batch are padded to.
-    crop_size: (height, width) of a random cut of the resized image; () for none.
-    canvases: (height, width), multiples of 32; () for derived ones.
-    preset: for sizes, and what boxes and masks mean.
     start_step: the first step to yield.
     workers: processes that make batches; 0 makes them in threads of this one.
     prefetch: batches made ahead; 0 makes each when it is asked for.
@@ -74,15 +60,16 @@ def train_batches(
       be replaced.
     process_index: which share of every batch to make.
     process_count: among how many processes a batch is shared.
+    **settings: seed, sizes and augmentation, as `TrainPlan` takes them.
 
   Yields:
     The step, and the fields of `structures.Batch` as NumPy arrays, B being this
     process's share.
 
   Raises:
-    UserError: the source has no instances, the batch does not divide over the
-      processes, or, while iterating, an image cannot be read or decoded, or too
-      many worker processes have died; names the image.
+    UserError: the source has no instances, or too few to copy; the batch does not
+      divide over the processes; or, while iterating, an image cannot be read or
+      decoded, or too many worker processes have died; names the image.
 
   Close the generator when done with it, so that worker processes end.
   """
@@ -90,18 +77,7 @@ def train_batches(
   if not source.instance_counts.sum():
     report = str(source.report).replace('\n ', ';')
     raise UserError(f'nothing to train on: {report}')
-  plan = train_plan(
-    source,
-    seed=seed,
-    batch_size=batch_size,
-    short_sides=short_sides,
-    long_side=long_side,
-    flip_probability=flip_probability,
-    crop_size=crop_size,
-    canvases=canvases,
-    instance_ladder=instance_ladder,
-    preset=preset,
-  )
+  plan = train_plan(source, batch_size=batch_size, **settings)
   loader = _Loader(source, plan, process_index, process_count, with_instances=True)
   return _numbered(
     _batches(loader, start_step, _ENDLESS, workers, prefetch, max_worker_deaths),
@@ -220,16 +196,19 @@ class _Loader:
   def _load(self, plan: BatchPlan) -> Arrays:
     batch = empty_batch(plan.batch_size, plan.canvas, plan.num_instances)
     for row, planned in enumerate(plan.rows):
-      if self.notes:
-        self.notes.write(planned.index)
-      record = self.source[planned.index]
       if self.with_instances:
-        fill_example(batch, row, record, planned.view, planned.index)
+        fill_row(batch, row, self._read, planned)
       else:
+        record = self._read(planned.index)
         size = (record.height, record.width)
         image = open_rgb(record.encoded, record.file_name, size)
         fill_image(batch, row, image, planned.view, planned.index)
     return batch
+
+  def _read(self, index: int) -> ImageRecord:
+    if self.notes:
+      self.notes.write(index)
+    return self.source[index]
 
 
 def _batches(

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from embedmask_jax.data.augmentation import Augmentation
 from embedmask_jax.data.canvases import (
   Canvas,
   choose_canvases,
   complete_canvases,
   derive_canvases,
 )
-from embedmask_jax.data.draws import Stream, draw_bits, draw_uniform
-from embedmask_jax.data.transforms import show_boxes
-from embedmask_jax.data.views import View, resize_sizes, round_up
+from embedmask_jax.data.draws import Stream, draw_bits
+from embedmask_jax.data.views import Paste, View, round_up
 from embedmask_jax.presets import PRESETS, Preset
 
 # A block of the stream is computed at once: as many epochs as make this many images.
@@ -38,11 +38,13 @@ class PlannedRow:
     index: its position in the source.
     epoch: how often the stream has gone through the data set before.
     view: how it is shown.
+    paste: what is laid over it, if anything.
   """
 
   index: int
   epoch: int
   view: View
+  paste: Paste | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class TrainPlan:
     long_side: int,
     flip_probability: float,
     crop_size: Sequence[int] = (),
+    scale_jitter: Sequence[float] = (),
+    copy_paste_probability: float = 0.0,
     canvases: Sequence[Canvas] = (),
     instance_ladder: Sequence[int],
     preset: Preset = PRESETS['2021'],
@@ -118,37 +122,42 @@ class TrainPlan:
       long_side: network pixels, upper bound.
       flip_probability: of mirroring.
       crop_size: (height, width) of a random cut of the resized image; () for none.
+      scale_jitter: (low, high), between which a factor of the resized size is drawn
+        uniformly for each image; () for none. (0.1, 2) is the large-scale jitter of
+        Ghiasi et al. (arXiv 2012.07177).
+      copy_paste_probability: of laying a random half of the instances of another
+        image, drawn from all that have some and shown in its own way, over an image
+        (the same paper's simple copy-paste, without blending).
       canvases: (height, width), multiples of 32; () for derived ones. Images that fit
         none get another.
       instance_ladder: ascending values that the instances of a batch are padded to.
       preset: for sizes, and what a view means.
+
+    Raises:
+      UserError: fewer than two images have instances to copy.
     """
-    self._preset = preset
     self._image_ids = np.asarray(image_ids, np.int64)
-    self._original_sizes = np.asarray(sizes)
-    self._boxes = boxes
-    self._counts = np.asarray(instance_counts)
-    self._first_box = np.concatenate([[0], np.cumsum(self._counts)])
     self._seed = seed
     self._batch_size = batch_size
-    self._flip_probability = flip_probability
-    self._crop = tuple(crop_size)
     self._ladder = tuple(instance_ladder)
-    # [short side, image, 2] and [short side, image].
-    self._resized = np.stack(
-      [
-        resize_sizes(sizes, side, long_side, rounds=preset.rounds_sizes)
-        for side in short_sides
-      ]
+    self._augmentation = Augmentation(
+      image_ids=image_ids,
+      sizes=sizes,
+      boxes=boxes,
+      instance_counts=instance_counts,
+      seed=seed,
+      short_sides=short_sides,
+      long_side=long_side,
+      flip_probability=flip_probability,
+      crop_size=crop_size,
+      scale_jitter=scale_jitter,
+      copy_paste_probability=copy_paste_probability,
+      preset=preset,
     )
-    if self._crop:
-      shown = np.minimum(self._resized, self._crop)
-      canvases = canvases or [(round_up(self._crop[0]), round_up(self._crop[1]))]
-    else:
-      shown = self._resized
-      canvases = canvases or derive_canvases(short_sides, long_side)
-    self.canvases = complete_canvases(canvases, shown.reshape(-1, 2))
-    self._canvas_of = np.stack([choose_canvases(s, self.canvases) for s in shown])
+    if not canvases and crop_size:
+      canvases = [(round_up(crop_size[0]), round_up(crop_size[1]))]
+    canvases = canvases or derive_canvases(short_sides, long_side)
+    self.canvases = complete_canvases(canvases, self._augmentation.largest_sizes)
 
     self._epochs_per_block = max(1, _BLOCK // len(self._image_ids))
     self._first_steps = [0]
@@ -190,7 +199,8 @@ class TrainPlan:
     keys = draw_bits(self._seed, Stream.ORDER, epochs[:, None], self._image_ids)
     order = np.argsort(keys, axis=1, kind='stable')
     stream = (epochs[:, None] * count + order).ravel()
-    canvas_of = self._canvas_of[self._scales(*np.divmod(stream, count)), order.ravel()]
+    shown = self._augmentation.shown_sizes(*np.divmod(stream, count))
+    canvas_of = choose_canvases(shown, self.canvases)
 
     batches, moments, canvases, queues = [], [], [], []
     for canvas, waiting in enumerate(self._queues[number]):
@@ -212,47 +222,17 @@ class TrainPlan:
     self._recent[number] = block
     return block
 
-  def _scales(self, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Which of the short sides each image gets."""
-    drawn = self._draw(Stream.SCALE, epochs, indices)
-    return (drawn * len(self._resized)).astype(np.int64)
-
-  def _draw(
-    self, stream: Stream, epochs: np.ndarray, indices: np.ndarray
-  ) -> np.ndarray:
-    return draw_uniform(self._seed, stream, epochs, self._image_ids[indices])
-
   def _plan(self, epochs: np.ndarray, indices: np.ndarray, canvas: Canvas) -> BatchPlan:
-    resized = self._resized[self._scales(epochs, indices), indices]
-    is_flipped = self._draw(Stream.FLIP, epochs, indices) < self._flip_probability
-    shown = np.minimum(resized, self._crop) if self._crop else resized
-    room = resized - shown + 1
-    top = self._draw(Stream.CROP_TOP, epochs, indices) * room[:, 0]
-    left = self._draw(Stream.CROP_LEFT, epochs, indices) * room[:, 1]
-    windows = np.stack([top.astype(np.int64), left.astype(np.int64), *shown.T], axis=1)
+    views = self._augmentation.views(epochs, indices, canvas)
+    pastes = self._augmentation.pastes(epochs, indices, views)
     rows = tuple(
-      PlannedRow(
-        index,
-        epoch,
-        View(tuple(size), flip, tuple(window), canvas, bool(self._crop), self._preset),
-      )
-      for index, epoch, size, flip, window in zip(
-        indices.tolist(),
-        epochs.tolist(),
-        resized.tolist(),
-        is_flipped.tolist(),
-        windows.tolist(),
-        strict=True,
+      PlannedRow(index, epoch, view, paste)
+      for index, epoch, view, paste in zip(
+        indices.tolist(), epochs.tolist(), views, pastes, strict=True
       )
     )
-    largest = max(self._count_instances(row) for row in rows)
+    largest = max(
+      self._augmentation.count_instances(row.index, row.view, row.paste) for row in rows
+    )
     num_instances = pad_to_ladder(largest, self._ladder)
     return BatchPlan(canvas, num_instances, self._batch_size, rows)
-
-  def _count_instances(self, row: PlannedRow) -> int:
-    """How many instances a row can have; exact but for masks that a cut misses."""
-    if not row.view.is_crop:
-      return int(self._counts[row.index])
-    boxes = self._boxes[self._first_box[row.index] : self._first_box[row.index + 1]]
-    height, width = self._original_sizes[row.index].tolist()
-    return int(show_boxes(boxes, (height, width), row.view)[1].sum())

@@ -56,7 +56,7 @@ def fill_image(
     view: how to show the image.
     index: becomes `image_index`.
   """
-  _write_pixels(batch['images'][row], cut_out(image, view), view.is_flipped)
+  write_pixels(batch['images'][row], cut_out(image, view), view.is_flipped)
   batch['image_size'][row] = view.image_size
   batch['valid_size'][row] = view.valid_size
   batch['original_size'][row] = image.height, image.width
@@ -94,7 +94,7 @@ def cut_out(image: Image.Image, view: View) -> Image.Image:
   return image
 
 
-def _write_pixels(target: np.ndarray, image: Image.Image, is_flipped: bool) -> None:
+def write_pixels(target: np.ndarray, image: Image.Image, is_flipped: bool) -> None:
   """Copies an RGB image, mirrored if wanted, into the corner of uint8 [H, W, 3].
 
   In strips that stay in the cache: as a whole, Pillow hands pixels over by way of
@@ -186,12 +186,30 @@ def fill_instances(
     is_seen = masks.area > 0
     is_kept[candidates] = is_seen
     masks = PackedMasks(*(part[is_seen] for part in masks))
-  count = int(is_kept.sum())
-  batch['boxes'][row, :count] = boxes[is_kept]
-  batch['labels'][row, :count] = record.labels[is_kept]
+  write_instances(batch, row, boxes[is_kept], record.labels[is_kept], masks)
+  return is_kept
+
+
+def write_instances(
+  batch: Mapping[str, np.ndarray],
+  row: int,
+  boxes: np.ndarray,
+  labels: np.ndarray,
+  masks: PackedMasks,
+) -> None:
+  """Writes n instances into a row of a batch that has none yet.
+
+  Args:
+    batch, row: see `fill_example`.
+    boxes: float32 [n, 4], xyxy, network pixels.
+    labels: int32 [n].
+    masks: of n instances.
+  """
+  count = len(boxes)
+  batch['boxes'][row, :count] = boxes
+  batch['labels'][row, :count] = labels
   batch['instance_valid'][row, :count] = True
   batch['masks'][row, :count] = masks.cells
   batch['location_masks'][row, :count] = masks.at_locations
   batch['mask_area'][row, :count] = masks.area
   batch['mask_centroid'][row, :count] = masks.centroid
-  return is_kept

@@ -42,6 +42,23 @@ class View:
     return round_up(height), round_up(width)
 
 
+@dataclass(frozen=True)
+class Paste:
+  """Instances of another image that are laid over an image.
+
+  Attributes:
+    index: the other image's position in its source.
+    view: how it is shown; its window is no larger than the image's.
+    corner: (top, left) of its window in the image's.
+    chosen: which of its instances, at least one, ascending.
+  """
+
+  index: int
+  view: View
+  corner: tuple[int, int]
+  chosen: tuple[int, ...]
+
+
 def round_up(side: int) -> int:
   """The next multiple of 32."""
   return -(-side // STRIDE) * STRIDE

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_files import encode_mask as encode
-from pycocotools import mask as coco_mask
+from mask_twin import decode, network_mask, packed
 
 from embedmask_jax.data.annotations import clip_boxes
 from embedmask_jax.data.masks import pack_masks, rasterize_polygons
@@ -16,44 +16,6 @@ GOLDEN = SHARED / 'golden' / '2021' / 'public'
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason='no ../shared')
 
 
-def decode(counts, size):
-  return coco_mask.decode({'size': list(size), 'counts': counts}).astype(bool)
-
-
-def network_mask(segmentation, original_size, view):
-  """The whole mask on the canvas, computed the long way."""
-  height, width = view.resized
-  if isinstance(segmentation, bytes):
-    stored = decode(segmentation, original_size)
-    rows = np.floor((np.arange(height) + 0.5) * original_size[0] / height)
-    columns = np.floor((np.arange(width) + 0.5) * original_size[1] / width)
-    mask = stored[rows.astype(int)][:, columns.astype(int)]
-    mask = mask[:, ::-1] if view.is_flipped else mask
-  else:
-    counts = rasterize_polygons(
-      segmentation, original_size, view.resized, is_flipped=view.is_flipped
-    )
-    mask = decode(counts, view.resized)
-  top, left, window_height, window_width = view.window
-  canvas = np.zeros(view.canvas, bool)
-  canvas[:window_height, :window_width] = mask[
-    top : top + window_height, left : left + window_width
-  ]
-  return canvas
-
-
-def expected(segmentation, original_size, view):
-  mask = network_mask(segmentation, original_size, view)
-  cells = mask[1::4, 1::4] | mask[2::4, 1::4] | mask[1::4, 2::4] | mask[2::4, 2::4]
-  points = locations(view.canvas)
-  padded = np.pad(mask, ((0, 256), (0, 256)))
-  return (
-    np.packbits(cells, axis=1),
-    np.packbits(padded[points[:, 1], points[:, 0]]),
-    mask,
-  )
-
-
 def check(segmentations, original_size, view):
   cells, at_locations, area, centroid = pack_masks(segmentations, original_size, view)
   assert cells.shape == (
@@ -62,11 +24,12 @@ def check(segmentations, original_size, view):
     view.canvas[1] // 32,
   )
   for i, segmentation in enumerate(segmentations):
-    want = expected(segmentation, original_size, view)
+    mask = network_mask(segmentation, original_size, view)
+    want = packed(mask, view)
     np.testing.assert_array_equal(cells[i], want[0])
     np.testing.assert_array_equal(at_locations[i], want[1])
-    assert area[i] == want[2].sum()
-    rows, columns = np.nonzero(want[2])
+    assert area[i] == mask.sum()
+    rows, columns = np.nonzero(mask)
     middle = (columns.mean(), rows.mean()) if area[i] else (0, 0)
     np.testing.assert_allclose(centroid[i], middle, rtol=1e-6)
 

@@ -8,7 +8,7 @@ import pytest
 from coco_files import write_dataset
 
 from embedmask_jax.data.coco_source import CocoSource
-from embedmask_jax.data.pipeline import eval_batches, train_batches
+from embedmask_jax.data.pipeline import eval_batches, train_batches, train_plan
 from embedmask_jax.data.record_source import RecordSource
 from embedmask_jax.data.tfds_builder import prepare_records
 from embedmask_jax.errors import UserError
@@ -23,6 +23,8 @@ TRAIN = {
   'flip_probability': 0.5,
   'instance_ladder': (2, 4, 8),
 }
+CROPS = {'crop_size': (40, 40)}
+PASTES = {**CROPS, 'scale_jitter': (0.5, 2.0), 'copy_paste_probability': 0.8}
 EVAL = {'batch_size': 3, 'short_side': 64, 'long_side': 96}
 
 
@@ -49,27 +51,32 @@ def assert_same(left, right):
       np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
-@pytest.mark.parametrize('crop', [(), (40, 40)])
-def test_batches_do_not_depend_on_who_makes_them(data_set, crop):
+@pytest.mark.parametrize('augmentation', [{}, CROPS, PASTES])
+def test_batches_do_not_depend_on_who_makes_them(data_set, augmentation):
   coco, records = data_set
-  want = take(train_batches(coco, crop_size=crop, **TRAIN), 12)
+  options = {**TRAIN, **augmentation}
+  want = take(train_batches(coco, **options), 12)
   for source, workers, prefetch in [(coco, 2, 2), (records, 0, 2), (records, 2, 3)]:
-    options = {'crop_size': crop, 'workers': workers, 'prefetch': prefetch, **TRAIN}
-    assert_same(take(train_batches(source, **options), 12), want)
+    batches = train_batches(source, workers=workers, prefetch=prefetch, **options)
+    assert_same(take(batches, 12), want)
 
 
-def test_any_step_can_be_the_first(data_set):
+@pytest.mark.parametrize('augmentation', [{}, PASTES])
+def test_any_step_can_be_the_first(data_set, augmentation):
   coco, _ = data_set
-  want = take(train_batches(coco, prefetch=0, **TRAIN), 9)
+  options = {**TRAIN, **augmentation}
+  want = take(train_batches(coco, prefetch=0, **options), 9)
   assert [step for step, _ in want] == list(range(9))
-  assert_same(take(train_batches(coco, start_step=5, **TRAIN), 4), want[5:])
+  assert_same(take(train_batches(coco, start_step=5, **options), 4), want[5:])
 
 
-def test_processes_share_a_batch(data_set):
+@pytest.mark.parametrize('augmentation', [{}, PASTES])
+def test_processes_share_a_batch(data_set, augmentation):
   coco, _ = data_set
-  whole = take(train_batches(coco, **TRAIN), 6)
+  options = {**TRAIN, **augmentation}
+  whole = take(train_batches(coco, **options), 6)
   parts = [
-    take(train_batches(coco, process_index=i, process_count=2, **TRAIN), 6)
+    take(train_batches(coco, process_index=i, process_count=2, **options), 6)
     for i in range(2)
   ]
   joined = [
@@ -94,6 +101,31 @@ def test_rows_are_what_the_source_says(data_set):
       assert sorted(batch.labels[row, :count]) == sorted(coco[index].labels)
       assert batch.original_size[row].tolist() == coco.sizes[index].tolist()
       assert (batch.boxes[row, :count, 2:] < batch.image_size[row, ::-1]).all()
+
+
+def test_rows_with_pastes_are_what_the_plan_says(data_set):
+  coco, _ = data_set
+  options = {**TRAIN, 'copy_paste_probability': 0.9}
+  plan = train_plan(coco, **options)
+  plain = take(train_batches(coco, **TRAIN), 10)
+  pasted = 0
+  for (step, arrays), (_, before) in zip(
+    take(train_batches(coco, **options), 10), plain, strict=True
+  ):
+    for row, planned in enumerate(plan[step].rows):
+      labels = arrays['labels'][row][arrays['instance_valid'][row]]
+      if planned.paste is None:
+        np.testing.assert_array_equal(arrays['images'][row], before['images'][row])
+        assert len(labels) == coco.instance_counts[planned.index]
+        continue
+      pasted += 1
+      # Discs that are small beside their images: few are covered.
+      added = coco[planned.paste.index].labels[list(planned.paste.chosen)]
+      assert labels[-len(added) :].tolist() == added.tolist()
+      is_changed = (arrays['images'][row] != before['images'][row]).any()
+      assert is_changed
+      assert arrays['mask_area'][row][: len(labels)].min() > 0
+  assert pasted > 10
 
 
 def collect(batches):
