@@ -58,7 +58,7 @@ def test_a_program_is_compiled_once_for_a_shape_and_says_its_memory(caplog):
     return make_batch([[]] * size, [(32, 32)] * size, (32, 32), 1)
 
   programs = TrainPrograms(step)
-  with caplog.at_level('INFO'):
+  with caplog.at_level('INFO', logger='absl'):
     for size in (1, 2, 1, 2):
       found, _ = programs(jnp.zeros(()), batch_of(size))
       np.testing.assert_array_equal(found, np.sum(batch_of(size).images))
