@@ -46,7 +46,7 @@ def main() -> None:
   forward = forward.compile()
   outputs = forward(variables, *inputs)
   inference = make_inference(model, SETTINGS, mesh)
-  select = jax.jit(partial(select_proposals, settings=SETTINGS))
+  select = jax.jit(partial(select_proposals, settings=SETTINGS, preset=model.preset))
   found = select(outputs, batch.image_size, batch.valid_size)
   assemble = jax.jit(
     partial(
