@@ -115,3 +115,22 @@ def test_the_program_ends_with_the_status():
   done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
   assert (done.returncode, done.stdout) == (2, '')
   assert 'did you mean train?' in done.stderr
+
+
+def test_eval_prints_nothing_but_json_on_demand(capsys, tmp_path, monkeypatch):
+  metadata = Metadata(base.get_config(), (1,), ('thing',))
+  with CheckpointWriter(tmp_path, metadata, **base.get_config().checkpoint) as writer:
+    writer.save(make_state(3), None)
+
+  def evaluate(stored, config, *, workdir):
+    print(f'table of step {stored.step}')
+    return {'segm/AP': 0.25, 'segm/APl': None}
+
+  monkeypatch.setattr('embedmask_jax.evaluate.evaluate_checkpoint', evaluate)
+  arguments = ['eval', f'--checkpoint={tmp_path}', '--compilation-cache=off']
+  assert command_line.run(arguments) == 0
+  assert capsys.readouterr().out == 'table of step 3\n'
+  assert command_line.run([*arguments, '--json']) == 0
+  captured = capsys.readouterr()
+  assert json.loads(captured.out) == {'segm/AP': 0.25, 'segm/APl': None}
+  assert 'table of step 3' in captured.err

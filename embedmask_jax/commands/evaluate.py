@@ -6,6 +6,9 @@ replaces the parts `data` and `eval` of the stored config.
 """
 
 import argparse
+import contextlib
+import json
+import sys
 
 from embedmask_jax.commands.shared_arguments import (
   add_checkpoint,
@@ -32,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='where the results go, and the checkpoint comes from without --checkpoint; '
     "default: the checkpoint's own",
   )
+  parser.add_argument(
+    '--json',
+    action='store_true',
+    help='print the metrics as JSON, and the table to standard error',
+  )
   add_compilation_cache(parser)
 
 
@@ -43,5 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
 
   config = stored_or_given_config(stored.metadata.config, arguments.config_flags)
   enable_compilation_cache(arguments.compilation_cache)
-  evaluate_checkpoint(stored, config, workdir=arguments.workdir)
+  table = sys.stderr if arguments.json else sys.stdout
+  with contextlib.redirect_stdout(table):
+    metrics = evaluate_checkpoint(stored, config, workdir=arguments.workdir)
+  if arguments.json:
+    print(json.dumps(metrics, indent=2))
   return SUCCESS
