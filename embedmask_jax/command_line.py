@@ -16,6 +16,7 @@ import argparse
 import difflib
 import importlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,13 @@ from typing import Any, NoReturn
 from embedmask_jax import __version__
 from embedmask_jax.config_reading import split_config_flags
 from embedmask_jax.errors import UserError
-from embedmask_jax.exit_status import FINDINGS, INTERRUPTED, RETRY, USER_MISTAKE
+from embedmask_jax.exit_status import (
+  FINDINGS,
+  INTERRUPTED,
+  OUTPUT_CLOSED,
+  RETRY,
+  USER_MISTAKE,
+)
 
 # What is typed -> the module of `commands`.
 COMMANDS = {
@@ -86,7 +93,13 @@ def exit_with(command: Any) -> NoReturn:
 def run(argv: Sequence[str]) -> int:
   """Runs a command, program name left out; returns the exit status."""
   try:
-    return _dispatch(argv)
+    status = _dispatch(argv)
+    sys.stdout.flush()
+    return status
+  except BrokenPipeError:
+    # Who reads our output has had enough, as `head` has; nothing is left to say.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return OUTPUT_CLOSED
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return USER_MISTAKE

@@ -134,3 +134,15 @@ def test_eval_prints_nothing_but_json_on_demand(capsys, tmp_path, monkeypatch):
   captured = capsys.readouterr()
   assert json.loads(captured.out) == {'segm/AP': 0.25, 'segm/APl': None}
   assert 'table of step 3' in captured.err
+
+
+def test_a_reader_that_leaves_gets_no_traceback():
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'embedmask_jax.command_line', '--help'],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    cwd=ROOT,
+  )
+  process.stdout.close()
+  assert process.stderr.read() == b''
+  assert process.wait() == 141
