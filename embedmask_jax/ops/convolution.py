@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from embedmask_jax.structures import Array
 
-# Cells of a map from which products are worth it, by the side of the kernel.
+# Cells of the output from which products are worth it, by the side of the kernel.
 _MANY_CELLS = {1: 1000, 3: 4096}
 
 
@@ -24,8 +24,9 @@ def convolve(features: Array, kernel: Array, *, stride: int = 1) -> Array:
     stride: in both directions.
   """
   size = kernel.shape[0]
+  rows, columns = (-(-side // stride) for side in features.shape[1:3])
   has_products = size == 1 or (size == 3 and stride == 1)
-  if has_products and features.shape[1] * features.shape[2] >= _MANY_CELLS[size]:
+  if has_products and rows * columns >= _MANY_CELLS[size]:
     return _convolve_with_products(features, kernel, stride)
   return _convolve(features, kernel, stride)
 
