@@ -1,10 +1,12 @@
 """The authors' recorded numbers come out; and the checker notices when they do not."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import golden_check
 import golden_network
+import golden_trajectories
 import numpy as np
 import pytest
 from golden_set import GoldenSet
@@ -61,6 +63,24 @@ def test_whole_sets(preset, kind):
   checks = [name for name in golden_check.CHECKS if name not in left_out]
   report = golden_check.check_folder(folder, checks)
   assert report.passed, str(report)
+
+
+@pytest.mark.slow
+def test_a_wrong_momentum_is_no_spread(tmp_path, monkeypatch):
+  """Our own disturbed runs excuse roundings, not another optimiser."""
+  read = golden_trajectories._read
+
+  def wrong(*arguments):
+    trajectory = read(*arguments)
+    settings = dataclasses.replace(trajectory.settings, momentum=0.89)
+    return dataclasses.replace(trajectory, settings=settings, steps=4)
+
+  monkeypatch.setattr(golden_trajectories, '_read', wrong)
+  folder = folder_with(tmp_path, 't_small.npz', 'traj_index.json')
+  report = golden_check.check_folder(folder, ['trajectories'])
+  failed = {row.quantity for row in report.rows.values() if not row.passed}
+  assert 'trajectory: momentum' in failed
+  assert not report.failures
 
 
 def folder_with(tmp_path, *names):

@@ -15,8 +15,9 @@ from embedmask_jax.folders import writable_folder
 from embedmask_jax.image_files import find_images, is_video, output_names
 from embedmask_jax.output_kinds import COCO, OVERLAY
 from embedmask_jax.predict.outputs import OutputFiles, coco_data_set, write_json
-from embedmask_jax.predict.predictor import Predictor, PreparedImage, RawImage
+from embedmask_jax.predict.predictor import Predictor
 from embedmask_jax.predict.run_ahead import run_ahead
+from embedmask_jax.predict.stages import PreparedImage, RawImage
 from embedmask_jax.predict.summary import Summary
 from embedmask_jax.predict.video import (
   UnreadableVideoError,

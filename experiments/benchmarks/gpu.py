@@ -8,7 +8,7 @@ matrix product; for every batch size, as long as memory lasts, images/s of infer
 of the training step with the share of that rate that they use; the share of the time
 that inference spends outside of convolutions, from a profile; and the images/s of
 `maskrcnn_resnet50_fpn` with random weights, eager and compiled, from images on the
-device to masks pasted to the original size. Under ten minutes on one GPU.
+device to masks pasted to the original size. Not run on a GPU yet.
 """
 
 import argparse
