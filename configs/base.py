@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
   model.stride_in_1x1 = True  # True: MSRA bottlenecks, False: torchvision's
   model.norm = 'frozen_bn'  # frozen_bn (pre-trained) | group | batch (from scratch)
   model.frozen_stages = 2  # 0 none, 1 stem, 2 and stage 1, ... 5 whole backbone
+  # adelaidet only: batch (live) | frozen_bn (as loaded, for batches of few images)
+  model.mask_branch_norm = 'batch'
   model.fpn_channels = 256
   model.head_channels = 256  # of the towers; stems and mask branch have half
   model.head_depth = 4  # convolutions per tower

@@ -30,6 +30,7 @@ def build_model(config: ConfigDict, num_classes: int) -> EmbedMask:
     pixel_std=tuple(config.pixel_std),
     dtype=jnp.dtype(config.dtype),
     axis_name=DATA_AXIS,
+    has_frozen_mask_norm=config.mask_branch_norm == 'frozen_bn',
   )
 
 
