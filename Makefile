@@ -26,7 +26,7 @@ QUICKSTART := $(RUN) -m embedmask_jax.main --config=configs/quickstart.py --work
 # Two workers; the tests of one file stay together and share what they compile.
 PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --durations 10
 LOCK := -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
-  --extra test --extra video --group build --custom-compile-command 'make lock' \
+  --extra test --extra video --extra gcs --group build --custom-compile-command 'make lock' \
   --output-file requirements.txt pyproject.toml
 
 .PHONY: help quickstart test test-slow lint format lock
