@@ -34,6 +34,11 @@ def build_model(config: ConfigDict, num_classes: int) -> EmbedMask:
   )
 
 
+def variable_shapes(config: ConfigDict, num_classes: int) -> dict:
+  """{'params', 'batch_stats'} of `build_model`, a `jax.ShapeDtypeStruct` a leaf."""
+  return jax.eval_shape(lambda: init_variables(build_model(config, num_classes), 0))
+
+
 def init_variables(model: EmbedMask, seed: int) -> dict:
   """Returns {'params', 'batch_stats'} with float32 leaves; no canvas enters."""
   images = jnp.zeros((1, 64, 64, 3), jnp.uint8)
