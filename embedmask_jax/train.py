@@ -128,8 +128,8 @@ def set_up(config: ConfigDict, num_classes: int, mesh: Mesh) -> Training:
   variables = init_variables(model, config.seed)
   trained = is_trained(
     variables['params'],
-    model.frozen_stages,
-    has_frozen_mask_norm=model.has_frozen_mask_norm,
+    config.model.frozen_stages,
+    has_frozen_mask_norm=config.model.mask_branch_norm == 'frozen_bn',
   )
   optimizer = make_optimizer(settings, schedule, trained=trained)
   train_step = make_train_step(
