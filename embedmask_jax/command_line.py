@@ -41,7 +41,7 @@ COMMANDS = {
   'eval': 'evaluate',
   'predict': 'predict',
   'import': 'import_weights',
-  'export': 'export_weights',
+  'export': 'export',
   'compile': 'compile_ahead',
   'replay': 'replay',
   'check-data': 'check_data',

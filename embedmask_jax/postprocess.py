@@ -165,8 +165,11 @@ def select_proposals(
       extent=preset.box_extent,
     )
     boxes = clipped
-    place = jnp.nonzero(keep, size=settings.max_detections, fill_value=-1)[0]
-    valid = place >= 0
+    # By sorting rather than `nonzero`, whose scatter has no counterpart in ONNX.
+    count = min(settings.max_detections, keep.size)
+    place = jnp.argsort(~keep, stable=True)[:count]
+    padding = (0, settings.max_detections - count)
+    place, valid = jnp.pad(place, padding), jnp.pad(keep[place], padding)
     sides = boxes[place, 2:] - boxes[place, :2] + preset.box_extent
     valid &= jnp.all(sides > 0, axis=-1)
     order = jnp.argsort(~valid, stable=True)

@@ -23,13 +23,14 @@ class SizeTable:
       (row + 1) x (column + 1) pixels.
     network_canvas: (height, width), multiples of 32, which holds all of them.
     taps: how many pixels the resize spans at most.
-    makes_smaller: whether some sizes are smaller than the host's, to fit the canvas.
+    num_smaller: how many of the sizes are smaller than the host's, to fit the network
+      canvas.
   """
 
   sizes: np.ndarray
   network_canvas: Canvas
   taps: int
-  makes_smaller: bool
+  num_smaller: int
 
   @property
   def canvas(self) -> Canvas:
@@ -40,6 +41,8 @@ class SizeTable:
 def make_size_table(
   resized: Callable[[np.ndarray], np.ndarray],
   canvas: Canvas,
+  *,
+  long_side: int,
   network_canvas: Canvas | None = None,
 ) -> SizeTable:
   """Tabulates the sizes.
@@ -47,6 +50,9 @@ def make_size_table(
   Args:
     resized: int [n, 2] -> int32 [n, 2], sizes of images -> network sizes.
     canvas: (height, width), at least 1.
+    long_side: what `resized` makes the long side at most, network pixels; images of a
+      few pixels in width come out longer for its rounding, and count for nothing in
+      the default of the network canvas.
     network_canvas: what the images have to fit, made smaller if need be; by default
       the smallest that holds them all as the host resizes them.
 
@@ -56,8 +62,8 @@ def make_size_table(
   rows, columns = (np.arange(1, side + 1) for side in canvas)
   originals = np.stack(np.meshgrid(rows, columns, indexing='ij'), axis=-1)
   wanted = resized(originals.reshape(-1, 2)).reshape(originals.shape)
-  needed = round_up(int(wanted[..., 0].max())), round_up(int(wanted[..., 1].max()))
-  network_canvas = network_canvas or needed
+  longest = np.minimum(wanted.max(axis=(0, 1)), round_up(long_side)).tolist()
+  network_canvas = network_canvas or (round_up(longest[0]), round_up(longest[1]))
   limit = np.asarray(network_canvas)
   factor = np.minimum(limit / wanted, 1).min(axis=-1, keepdims=True)
   fitting = np.clip((wanted * factor + 1e-6).astype(np.int32), 1, limit)
@@ -69,4 +75,4 @@ def make_size_table(
       f'--canvas={canvas[0]}x{canvas[1]} is too large to be resized to '
       f'{network_canvas[0]}x{network_canvas[1]} in the graph; name a smaller one'
     )
-  return SizeTable(sizes, network_canvas, taps, bool((factor < 1).any()))
+  return SizeTable(sizes, network_canvas, taps, int((factor < 1).sum()))
