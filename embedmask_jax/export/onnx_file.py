@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from embedmask_jax.errors import UserError
@@ -40,7 +39,7 @@ def write_onnx(
     import jax2onnx
   except ImportError as error:
     raise UserError(f'--format=onnx needs jax2onnx: {INSTALL}') from error
-  constants = {name: jnp.asarray(array) for name, array in weights.items()}
+  constants = jax.device_put(dict(weights))
 
   def in_order(image: Any, size: Any) -> tuple:
     outputs = function(constants, image, size)
