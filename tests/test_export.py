@@ -69,10 +69,8 @@ def photo(tmp_path_factory):
 
 
 def export(run_folder, output, *options):
-  return command_line.run(
-    ['export', str(run_folder), f'--output={output}', '--compilation-cache=off']
-    + list(options)
-  )
+  flags = (f'--output={output}', '--compilation-cache=off')
+  return command_line.run(['export', str(run_folder), *flags, *options])
 
 
 def snippet(containing):

@@ -58,14 +58,8 @@ CONFIG_AWARE = (
   'predict',
   'train',
 )
-LAZY = (
-  'av',
-  'flatbuffers',
-  'jax2onnx',
-  'onnxruntime',
-  'supervision',
-  'torch',
-)  # Optional: inside a function only.
+# Optional: inside a function only.
+LAZY = ('av', 'flatbuffers', 'jax2onnx', 'onnxruntime', 'supervision', 'torch')
 
 
 def under(name: str, prefixes: tuple[str, ...]) -> bool:
