@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 
 from configs import base
@@ -29,6 +31,21 @@ PAGE = (ROOT / 'docs' / 'export.md').read_text()
 SIZE = (40, 60)
 
 
+def random_variables(model):
+  """Without the biases of an initial network, so that it finds something."""
+  shapes = flatten_dict(jax.eval_shape(lambda: init_variables(model, 0)), sep='/')
+  rng = np.random.default_rng(0)
+  values = {
+    name: jax.device_put(
+      np.ones(leaf.shape, leaf.dtype)
+      if name.endswith('scale')
+      else rng.normal(size=leaf.shape, scale=0.1).astype(leaf.dtype)
+    )
+    for name, leaf in shapes.items()
+  }
+  return {'batch_stats': {}, **unflatten_dict(values, sep='/')}
+
+
 @pytest.fixture(scope='module')
 def run_folder(tmp_path_factory):
   """A work folder with the smallest network, whose random weights find something."""
@@ -42,17 +59,16 @@ def run_folder(tmp_path_factory):
       'fpn_channels': 16,
       'head_channels': 16,
       'head_depth': 1,
-      # Class scores about one half, so that an untrained network finds something.
-      'prior_probability': 0.5,
     }
   )
+  config.data.short_sides = (64,)
   config.data.eval_short_side = 64
   config.data.long_side = 96
   config.eval.max_detections = 6
   config.eval.mask_chunk = 3
   config.eval.output_ladder = ((48, 64),)
   config.optim.reference_batch_size = 0
-  variables = init_variables(build_model(config.model, 2), 0)
+  variables = random_variables(build_model(config.model, 2))
   folder = tmp_path_factory.mktemp('run')
   metadata = Metadata(config, (3, 8), ('cat', 'dog'))
   with CheckpointWriter(folder, metadata, **config.checkpoint) as writer:
