@@ -49,7 +49,10 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope='module')
 def path(checkpoint, tmp_path_factory):
   path = tmp_path_factory.mktemp('file') / 'model.npz'
-  write_model_file(checkpoint, path)
+  status = command_line.run(
+    ['export', str(checkpoint.workdir), f'--output={path}', '--quiet']
+  )
+  assert status == 0
   return path
 
 

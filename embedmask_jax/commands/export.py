@@ -3,7 +3,8 @@
 stablehlo and onnx hold everything from an 8-bit image of any size up to --canvas to
 boxes, classes, scores and masks at the size of the image, and come as a folder with
 contract.json, which says what goes in and out. pth is a file of weights in the layout
-of the authors' code.
+of the authors' code; npz a file that --checkpoint takes again, with parameters of half
+the precision.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import re
 from embedmask_jax.commands.shared_arguments import (
   add_checkpoint,
   add_compilation_cache,
+  add_model,
   open_stored,
 )
 from embedmask_jax.config_reading import stored_or_given_config
@@ -23,10 +25,11 @@ EXAMPLE = """\
   embedmask export runs/mine -o exported --canvas=480x640 --verify photos
   embedmask export runs/mine --format=onnx -o exported-onnx --canvas=480x640
   embedmask export --checkpoint=runs/mine --output=mine.pth
+  embedmask export --checkpoint=runs/mine --output=mine.npz
 """
 TAKES_CONFIG = True
 
-PTH, STABLEHLO, ONNX = 'pth', 'stablehlo', 'onnx'
+STABLEHLO, ONNX, PTH, NPZ = 'stablehlo', 'onnx', 'pth', 'npz'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,17 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     'source', nargs='?', metavar='CHECKPOINT', help='the same as --checkpoint'
   )
-  add_checkpoint(parser, required=False)
+  add_checkpoint(parser)
+  add_model(parser)
   parser.add_argument(
     '-o',
     '--output',
     required=True,
-    help='folder to write, new or empty; for pth a file, its name ending in .pth',
+    help='folder to write, new or empty; for pth and npz a file with that ending',
   )
   parser.add_argument(
     '--format',
-    choices=(STABLEHLO, ONNX, PTH),
-    help=f'default {PTH} where --output ends in .pth, else {STABLEHLO}',
+    choices=(STABLEHLO, ONNX, PTH, NPZ),
+    help=f'default: {PTH} or {NPZ} by the ending of --output, else {STABLEHLO}',
   )
   parser.add_argument(
     '--canvas',
@@ -75,25 +79,31 @@ def run(arguments: argparse.Namespace) -> int:
     raise UserError('the checkpoint is named twice; leave --checkpoint out')
   kind = arguments.format
   if kind is None:
-    kind = PTH if arguments.output.endswith('.pth') else STABLEHLO
+    ending = arguments.output.rpartition('.')[2]
+    kind = ending if ending in (PTH, NPZ) else STABLEHLO
   canvas = _size('--canvas', arguments.canvas)
   network_canvas = _size('--network-canvas', arguments.network_canvas, step=32)
-  if kind == PTH:
+  if kind in (PTH, NPZ):
     others = [*arguments.config_flags, *arguments.verify]
     if others or canvas or network_canvas:
       raise UserError(
-        '--format=pth writes weights, for which there are no --canvas, '
+        f'--format={kind} writes weights, for which there are no --canvas, '
         '--network-canvas, --verify and --config'
       )
-  elif arguments.output.endswith(('.pth', '.onnx', '.bin')):
+  elif arguments.output.endswith(('.pth', '.npz', '.onnx', '.bin')):
     raise UserError(
       f'--output={arguments.output}: --format={kind} writes a folder; name one'
     )
-  stored = open_stored(arguments.source or arguments.checkpoint)
+  stored = open_stored(arguments.source or arguments.checkpoint, arguments.model)
   if kind == PTH:
     from embedmask_jax.convert import run_export
 
     run_export(stored, arguments.output)
+    return SUCCESS
+  if kind == NPZ:
+    from embedmask_jax.model_file import write_model_file
+
+    write_model_file(stored, arguments.output)
     return SUCCESS
   from embedmask_jax.compilation_cache import enable_compilation_cache
   from embedmask_jax.export.artifact import export_artifact
