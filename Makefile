@@ -26,14 +26,15 @@ QUICKSTART := $(RUN) -m embedmask_jax.main --config=configs/quickstart.py --work
 # Two workers; the tests of one file stay together and share what they compile.
 PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --durations 10
 LOCK := -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
-  --extra test --extra video --group build --custom-compile-command 'make lock' \
+  --extra docs --extra test --extra video --group build --custom-compile-command 'make lock' \
   --output-file requirements.txt pyproject.toml
 
-.PHONY: help quickstart test test-slow lint format lock
+.PHONY: help quickstart test test-slow docs lint format lock
 help:
 	@echo 'make quickstart   train on generated scenes, print the COCO table, draw overlays'
 	@echo 'make test         the tests, without the slow ones'
 	@echo 'make test-slow    the slow ones'
+	@echo 'make docs         the documentation, in build/docs; a warning is an error'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make format       let ruff rewrite what it can'
 	@echo 'make lock         pin the newest versions in requirements.txt'
@@ -50,6 +51,11 @@ test: $(installed)
 # These run long enough to earn the compiler's optimisations.
 test-slow: $(installed)
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m slow
+
+docs: $(installed)
+	JAX_PLATFORMS=cpu $(RUN) -m sphinx --quiet --fail-on-warning --keep-going --nitpicky \
+	  --fresh-env --conf-dir docs . build/docs
+	@echo 'build/docs/index.html'
 
 lint: $(installed)
 	$(RUN) -m ruff check .

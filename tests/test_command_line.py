@@ -65,6 +65,8 @@ def test_overview_names_every_command(capsys):
     (['train', '--workdir=w', '--wrokdir=w'], 'unrecognized arguments: --wrokdir=w'),
     (['train', '--workdir=w'], '--config is missing'),
     (['train', '--workdir=w', '--config=no.py'], '--config=no.py: no such file'),
+    (['train', '--workdir=w', '--config=no'], 'come with the package: base, coco_2019'),
+    (['train', '--workdir=w', '--config=quickstart', '--config.seed=-1'], 'seed is -1'),
     (['export', '--checkpoint=x', '--output=y', '--config.seed=1'], 'takes no config'),
     (['predict', '--images=x', '--output=y'], '--checkpoint is missing'),
     (['info', 'nowhere'], 'no such folder'),

@@ -24,7 +24,9 @@ def main() -> None:
   parser.add_argument('checkpoint')
   parser.add_argument('image')
   parser.add_argument('output')
-  parser.add_argument('--instances', default='0,1', help='two of them, best score first')
+  parser.add_argument(
+    '--instances', default='0,1', help='two of them, best score first'
+  )
   options = parser.parse_args()
   stored = open_checkpoint(options.checkpoint)
   config = stored.metadata.config
@@ -53,7 +55,10 @@ def main() -> None:
   boxes = [np.asarray(found.boxes[0][int(k)]) for k in options.instances.split(',')]
   shades = [instance_colour(2 * k) for k in range(len(boxes))]
   threshold = np.log(config.eval.mask_threshold)
-  rows = [[with_boxes(image, boxes, shades)], [panel(colours, Image.Resampling.NEAREST)]]
+  rows = [
+    [with_boxes(image, boxes, shades)],
+    [panel(colours, Image.Resampling.NEAREST)],
+  ]
   for line, one, shade in zip(rows, maps, shades, strict=True):
     line.append(panel(heat(one), Image.Resampling.NEAREST))
     line.append(with_mask(image, one, threshold, shade))
@@ -96,7 +101,7 @@ def with_boxes(image: np.ndarray, boxes: list, shades: list) -> Image.Image:
   drawn = panel(image, Image.Resampling.BICUBIC)
   factor = PANEL / image.shape[0]
   for box, shade in zip(boxes, shades, strict=True):
-    corners = (box + [0, 0, 1, 1]) * factor
+    corners = (box + np.asarray([0, 0, 1, 1])) * factor
     ImageDraw.Draw(drawn).rectangle(tuple(corners), outline=shade, width=3)
   return drawn
 
