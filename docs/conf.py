@@ -15,7 +15,6 @@ from embedmask_jax import __version__  # noqa: E402
 
 project = 'EmbedMask in JAX'
 author = 'the maintainers of embedmask_jax'
-copyright = 'Apache License 2.0'
 version = release = __version__
 
 extensions = [
@@ -45,6 +44,7 @@ exclude_patterns = [
 
 html_theme = 'furo'
 html_title = f'EmbedMask in JAX {version}'
+html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
 html_show_sourcelink = False
@@ -60,13 +60,14 @@ myst_heading_anchors = 4
 default_role = 'code'
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'signature'
-autodoc_default_options = {'members': True, 'show-inheritance': False}
+autodoc_default_options = {'members': True, 'exclude-members': 'replace'}
 add_module_names = False
 python_use_unqualified_type_names = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 
 nitpicky = True
 # Third parties' types, whose own documentation is not asked: builds need no network.
