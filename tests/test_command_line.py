@@ -71,6 +71,8 @@ def test_overview_names_every_command(capsys):
     (['export', 'x', '-o=y', '--canvas=480'], '--canvas=480 is not HEIGHTxWIDTH'),
     (['export', 'x', '-o=y', '--network-canvas=480x500'], 'multiples of 32'),
     (['export', 'x', '--checkpoint=x', '-o=y'], 'named twice'),
+    (['train', '--workdir=w', '--config=no'], 'come with the package: base, coco_2019'),
+    (['train', '--workdir=w', '--config=quickstart', '--config.seed=-1'], 'seed is -1'),
     (['predict', '--images=x', '--output=y'], '--checkpoint is missing'),
     (['info', 'nowhere'], 'no such folder'),
     (['info', 'a', 'b'], 'unrecognized arguments: b'),
