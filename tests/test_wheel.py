@@ -76,8 +76,10 @@ def test_package_and_configs_are_in_it_and_nothing_else(wheel):
     texts = {name: archive.read(name).decode(errors='replace') for name in names}
   about = {name for name in names if name.split('/')[0].endswith('.dist-info')}
   sources = {f'{PACKAGE}/py.typed'}
-  models = (ROOT / PACKAGE / 'shipped').glob('nuclei.*')
-  for file in (*models, *(ROOT / PACKAGE).rglob('*.py')):
+  for file in (
+    *ROOT.glob(f'{PACKAGE}/shipped/*.npz'),
+    *ROOT.glob(f'{PACKAGE}/**/*.py'),
+  ):
     sources.add(file.relative_to(ROOT).as_posix())
   for file in (ROOT / 'configs').glob('*.py'):
     sources.add(f'{CONFIGS}/{file.name}')
