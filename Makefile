@@ -23,10 +23,12 @@ endif
 
 RUN := $(VENV)/bin/python
 QUICKSTART := $(RUN) -m embedmask_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
-# Two workers; the tests of one file stay together and share what they compile.
-PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --durations 10
+# Two workers. The quick tests of one file stay together and share what they compile;
+# the slow ones, of which one file has most, are shared out as they come.
+PYTEST := $(RUN) -m pytest -n 2 --durations 10
 LOCK := -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
-  --extra docs --extra test --extra video --group build --custom-compile-command 'make lock' \
+  --extra docs --extra test --extra video --extra gcs --group build \
+  --custom-compile-command 'make lock' \
   --output-file requirements.txt pyproject.toml
 
 .PHONY: help quickstart test test-slow docs lint format lock
@@ -46,11 +48,11 @@ quickstart: $(installed)
 	@$(QUICKSTART)
 
 test: $(installed)
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) --dist loadfile -m 'not slow'
 
 # These run long enough to earn the compiler's optimisations.
 test-slow: $(installed)
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) --dist worksteal -m slow
 
 docs: $(installed)
 	JAX_PLATFORMS=cpu $(RUN) -m sphinx --quiet --fail-on-warning --keep-going --nitpicky \

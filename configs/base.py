@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
   model.stride_in_1x1 = True  # True: MSRA bottlenecks, False: torchvision's
   model.norm = 'frozen_bn'  # frozen_bn (pre-trained) | group | batch (from scratch)
   model.frozen_stages = 2  # 0 none, 1 stem, 2 and stage 1, ... 5 whole backbone
+  # adelaidet only: batch (live) | frozen_bn (as loaded, for batches of few images)
+  model.mask_branch_norm = 'batch'
   model.fpn_channels = 256
   model.head_channels = 256  # of the towers; stems and mask branch have half
   model.head_depth = 4  # convolutions per tower
@@ -111,8 +113,8 @@ def get_config() -> ConfigDict:
   checkpoint.keep_best = 1
   checkpoint.best_metric = 'segm/AP'  # a key of metrics.json
 
-  # Parameters to start from: a work folder or a checkpoint of ours, or a weight file
-  # of others (embedmask_jax/import_weights.py). A checkpoint in the run's own work
-  # folder goes before it.
+  # Parameters to start from: a work folder, checkpoint or model file of ours, or a
+  # weight file of others (embedmask_jax/import_weights.py). A checkpoint in the run's
+  # own work folder goes before it.
   config.init = ConfigDict({'checkpoint': ''})
   return config

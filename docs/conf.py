@@ -29,6 +29,7 @@ include_patterns = [
   'CONTRIBUTING.md',
   'SECURITY.md',
   'docs/**.md',
+  'embedmask_jax/shipped/*.md',
   'experiments/**.md',
 ]
 exclude_patterns = [
@@ -38,7 +39,6 @@ exclude_patterns = [
   'runs',
   'shared',
   'tests',
-  'embedmask_jax',
   'configs',
 ]
 

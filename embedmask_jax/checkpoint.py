@@ -81,6 +81,11 @@ class StoredCheckpoint:
   metadata: Metadata
   checksums: Mapping[str, int]
 
+  @property
+  def workdir(self) -> epath.Path:
+    """The folder of the run that wrote it."""
+    return self.folder.parents[1]
+
   def read(self, item: str, template: Tree) -> Tree:
     """Reads an item in the structure of `template`.
 
@@ -99,9 +104,18 @@ class StoredCheckpoint:
         f'{self.folder}: {item} do not fit the model and optimiser of this config: '
         f'{"; ".join(problems)}'
       )
+    tree = self._restore(item, template)
+    if checksum(tree) != self.checksums.get(item):
+      raise CorruptCheckpointError(
+        f'{self.folder}/{item} is not what was written (checksum differs); use '
+        'another checkpoint'
+      )
+    return tree
+
+  def _restore(self, item: str, template: Tree) -> Tree:
     try:
       with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(
+        return checkpointer.restore(
           self.folder / item, jax.tree.map(_restore_target, template)
         )
     except Exception as error:  # whatever the storage library raises
@@ -109,12 +123,6 @@ class StoredCheckpoint:
         f'{self.folder}/{item} cannot be read ({first_line(error)}); use another '
         'checkpoint'
       ) from error
-    if checksum(tree) != self.checksums.get(item):
-      raise CorruptCheckpointError(
-        f'{self.folder}/{item} is not what was written (checksum differs); use '
-        'another checkpoint'
-      )
-    return tree
 
   def shapes(self, item: str) -> dict[str, tuple[tuple[int, ...], str]]:
     """Name -> (shape, dtype) of every array of an item.
@@ -260,20 +268,35 @@ def _open_step(folder: epath.Path) -> StoredCheckpoint:
       f'{folder} is not a checkpoint of this program, or is damaged '
       f'({first_line(error)})'
     ) from error
+  metadata = parse_metadata(folder, content)
+  checksums = content.get('checksums', {})
+  return StoredCheckpoint(folder, int(folder.name), metadata, checksums)
+
+
+def parse_metadata(place: epath.Path, content: Mapping[str, Any]) -> Metadata:
+  """The inverse of `Metadata.as_json`.
+
+  Args:
+    place: of the checkpoint, for messages.
+    content: of its metadata.json.
+
+  Raises:
+    CorruptCheckpointError: something is missing.
+    UserError: a format version that this program does not read.
+  """
   version = content.get('format_version')
   if version != FORMAT_VERSION:
     raise UserError(
-      f'{folder} has format version {version}; this program reads {FORMAT_VERSION}'
+      f'{place} has format version {version}; this program reads {FORMAT_VERSION}'
     )
   try:
-    metadata = Metadata(
+    return Metadata(
       config=from_json(content['config']),
       category_ids=tuple(content['category_ids']),
       class_names=tuple(content['class_names']),
     )
-    return StoredCheckpoint(folder, int(folder.name), metadata, content['checksums'])
   except KeyError as error:
-    raise CorruptCheckpointError(f'{folder}: metadata.json lacks {error}') from error
+    raise CorruptCheckpointError(f'{place}: metadata.json lacks {error}') from error
 
 
 def _misfits(found: Mapping, expected: Mapping, limit: int = 4) -> list[str]:

@@ -71,6 +71,7 @@ FIELDS: Mapping[str, Rule] = {
   'model.stride_in_1x1': _FLAG,
   'model.norm': _one_of('frozen_bn', 'group', 'batch'),
   'model.frozen_stages': _integer(0, 5),
+  'model.mask_branch_norm': _one_of('batch', 'frozen_bn'),
   'model.fpn_channels': _integer(1),
   'model.head_channels': _integer(1),
   'model.head_depth': _integer(1),
@@ -185,6 +186,7 @@ FIELDS: Mapping[str, Rule] = {
 
 # Fields that the first checkpoints lack -> what they stood at then.
 _ADDED: Mapping[str, Any] = {
+  'model.mask_branch_norm': 'batch',
   'data.max_worker_deaths': 0,
   'data.scale_jitter': (),
   'data.copy_paste_probability': 0.0,
@@ -236,6 +238,12 @@ def validate_config(config: ConfigDict) -> None:
     if not rule.holds(flat[name]):
       raise UserError(f'config.{name} is {flat[name]!r}; must be {rule.allowed}')
 
+  pixels = PRESETS[config.model.preset].pixels
+  if config.model.mask_branch_norm != 'batch' and pixels != 'mask_branch':
+    raise UserError(
+      f'config.model.mask_branch_norm is {config.model.mask_branch_norm!r}, but '
+      f'preset {config.model.preset} has no mask branch; leave it at batch'
+    )
   longest = max((*config.data.short_sides, config.data.eval_short_side))
   if config.data.long_side < longest:
     raise UserError(

@@ -15,7 +15,7 @@ from embedmask_jax.errors import UserError
 # The folder that holds `configs`: this one in an installed package, the repository
 # otherwise.
 _SHIPPED = Path(__file__).resolve().parent / 'shipped'
-_ROOT = _SHIPPED if _SHIPPED.is_dir() else _SHIPPED.parents[1]
+_ROOT = _SHIPPED if (_SHIPPED / 'configs').is_dir() else _SHIPPED.parents[1]
 _FIELD_FLAG = re.compile(r'--(no)?config\.')
 _CONFIG_FLAG = re.compile(r'--(no)?config(\.[\w.]+)?')
 _SHIPPED_NAME = re.compile(r'(configs/)?(?P<stem>\w+)(\.py)?')

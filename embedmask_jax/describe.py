@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 from embedmask_jax import __version__
-from embedmask_jax.checkpoint import StoredCheckpoint, open_checkpoint
+from embedmask_jax.checkpoint import StoredCheckpoint
+from embedmask_jax.model_file import open_model
 from embedmask_jax.presets import PRESETS
 
 _LIBRARIES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
@@ -21,12 +22,13 @@ def describe_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
   """Facts about a checkpoint, in JSON types; reads no arrays.
 
   Args:
-    path: a work folder, whose newest checkpoint is taken, or WORKDIR/checkpoints/STEP.
+    path: a work folder, whose newest checkpoint is taken, WORKDIR/checkpoints/STEP, or
+      a model file.
 
   Raises:
     UserError: there is no checkpoint that can be opened.
   """
-  stored = open_checkpoint(path)
+  stored = open_model(path)
   config = stored.metadata.config
   shapes = stored.shapes('variables')
   parameters = [
@@ -72,6 +74,8 @@ def _versions() -> dict[str, str]:
 
 def _stored_metrics(stored: StoredCheckpoint) -> dict[str, float | None]:
   """The main ones of the evaluation of this step, if there was one."""
+  if stored.folder.is_file():
+    return {}
   for path in (
     stored.folder.parents[1] / 'eval' / str(stored.step) / 'metrics.json',
     # The one metric that decides which checkpoints are kept.

@@ -27,7 +27,7 @@ from embedmask_jax.metrics.results import detections_to_results, unpack_masks
 from embedmask_jax.metrics.training_curves import draw_training_curves
 from embedmask_jax.metrics.writer import JSONL_NAME, MetricWriter
 from embedmask_jax.models.embedmask import EmbedMask
-from embedmask_jax.models.factory import build_model, init_variables
+from embedmask_jax.models.factory import build_model, variable_shapes
 from embedmask_jax.postprocess import DetectionSettings
 from embedmask_jax.presets import PRESETS
 from embedmask_jax.report.page import make_page
@@ -241,7 +241,7 @@ def load_model(
     UserError: the checkpoint cannot be read, or is not of `config.model`.
   """
   model = build_model(config.model, len(stored.metadata.class_names))
-  template = jax.eval_shape(lambda: init_variables(model, 0))
+  template = variable_shapes(config.model, len(stored.metadata.class_names))
   return model, replicate(mesh, stored.read('variables', template))
 
 
@@ -268,7 +268,7 @@ def evaluate_checkpoint(
   log_report('evaluation', source)
   mesh = data_mesh()
   model, variables = load_model(stored, config, mesh)
-  root = located(workdir) if workdir else stored.folder.parents[1]
+  root = located(workdir) if workdir else stored.workdir
   folder = root / 'eval' / str(stored.step)
   metrics = Evaluator(model, source, config, mesh)(
     variables, folder, step=stored.step, has_report=True

@@ -13,13 +13,13 @@ from jax.sharding import Mesh
 from embedmask_jax.checkpoint import (
   Metadata,
   StoredCheckpoint,
-  open_checkpoint,
   restore_latest,
 )
 from embedmask_jax.config import differences
 from embedmask_jax.devices import replicate
 from embedmask_jax.errors import UserError
 from embedmask_jax.import_weights import import_weights
+from embedmask_jax.model_file import SUFFIX, open_model
 from embedmask_jax.storage import is_remote, located
 from embedmask_jax.train_state import TrainState, create_train_state
 from embedmask_jax.weights.tree import copy_tree, get_leaf, has_leaf, set_leaf
@@ -80,7 +80,7 @@ def read_initial_variables(path: str, metadata: Metadata, variables: dict) -> di
   anything else that does not fit is an error.
 
   Args:
-    path: a checkpoint or work folder of ours, or a weight file of others
+    path: a checkpoint, work folder or model file of ours, or a weight file of others
       (`import_weights`).
     metadata: of this run.
     variables: {'params', 'batch_stats'} as drawn from the seed.
@@ -88,7 +88,7 @@ def read_initial_variables(path: str, metadata: Metadata, variables: dict) -> di
   Raises:
     UserError: it cannot be read, or does not fit.
   """
-  if located(path).is_file():
+  if located(path).is_file() and not path.endswith(SUFFIX):
     if is_remote(path):
       raise UserError(
         f'init.checkpoint={path}: weight files are read from a file system; copy it'
@@ -98,7 +98,7 @@ def read_initial_variables(path: str, metadata: Metadata, variables: dict) -> di
     )
     logging.info('starting from %s: %s', path, report.summary())
     return imported
-  stored = open_checkpoint(path)
+  stored = open_model(path)
   logging.info('starting from the parameters of %s (step %d)', path, stored.step)
   old, new = stored.metadata.class_names, metadata.class_names
   if len(old) == len(new):

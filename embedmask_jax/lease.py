@@ -7,11 +7,11 @@ succeeds. Its holder renews it every `BEAT_SECONDS`. It is free
   * at once after a run that has ended, or stopped on request: it is deleted;
   * at once on the machine where its holder has died, however it died;
   * elsewhere when it was not renewed for `LEASE_SECONDS`, for which a newcomer watches
-    it; no clocks are compared.
+    it; no clocks are compared. Who knows that the holder is gone may take it at once.
 
 A holder that cannot renew it leaves before it can be taken over, and one that finds it
-taken over, having been suspended for longer, leaves within `BEAT_SECONDS` of waking.
-In that last case alone both may write for that long.
+taken over, because it was suspended for longer or thought to be gone, leaves within
+`BEAT_SECONDS` (of waking). In these cases alone both may write for that long.
 """
 
 import contextlib
@@ -45,6 +45,7 @@ def lease(
   name: str,
   *,
   on_loss: Callable[[], Any],
+  take_over: bool = False,
   beat_seconds: float = BEAT_SECONDS,
   lease_seconds: float = LEASE_SECONDS,
 ) -> Iterator[None]:
@@ -55,6 +56,7 @@ def lease(
     key: of the object.
     name: what the lock is for, as messages should call it.
     on_loss: called from a thread where the lock is lost; must end the process.
+    take_over: does not wait for a sign of life of a holder on another machine.
     beat_seconds: between two renewals.
     lease_seconds: without renewals, after which others may take it.
 
@@ -64,7 +66,7 @@ def lease(
   content = {**_identity(), 'lease_seconds': lease_seconds, 'token': uuid.uuid4().hex}
   value = json.dumps(content).encode()
   try:
-    generation = _acquire(store, key, value, name, beat_seconds)
+    generation = _acquire(store, key, value, name, take_over, beat_seconds)
   except (OSError, ValueError) as error:
     raise UserError(f'{name} cannot be locked ({reason(error)})') from error
   keeper = _Keeper(store, key, value, generation, on_loss, beat_seconds, lease_seconds)
@@ -75,7 +77,12 @@ def lease(
 
 
 def _acquire(
-  store: tensorstore.KvStore, key: str, value: bytes, name: str, beat_seconds: float
+  store: tensorstore.KvStore,
+  key: str,
+  value: bytes,
+  name: str,
+  take_over: bool,
+  beat_seconds: float,
 ) -> bytes:
   """Returns the generation of the lock, once it is ours."""
   watched, until = None, 0.0
@@ -96,10 +103,17 @@ def _acquire(
         if watched is None:
           wait = float(holder.get('lease_seconds', LEASE_SECONDS))
           watched, until = generation, time.monotonic() + wait
-          logging.warning(
-            '%s was in use by %s: waiting %.0f s for a sign of life', name, who, wait
-          )
-        is_free = time.monotonic() >= until
+          if take_over:
+            logging.warning('%s was in use by %s: taken over as asked', name, who)
+          else:
+            logging.warning(
+              '%s was in use by %s: waiting %.0f s for a sign of life '
+              '(--take-over where it is known to be gone)',
+              name,
+              who,
+              wait,
+            )
+        is_free = take_over or time.monotonic() >= until
     if is_free:
       stamp = store.write(key, value, if_equal=generation).result()
       if stamp.generation != _REFUSED:

@@ -40,7 +40,7 @@ from embedmask_jax.exit_status import USER_MISTAKE
 
 # Mode -> the flags that are its own; a mode is the command of the same name.
 _FLAGS_OF = {
-  'train': ('workdir', 'distributed', 'compilation_cache'),
+  'train': ('workdir', 'distributed', 'take_over', 'compilation_cache'),
   'eval': ('checkpoint', 'workdir', 'compilation_cache'),
   'predict': (
     'checkpoint',
@@ -107,6 +107,12 @@ def _define_flags() -> flags.FlagValues:
     'distributed',
     True,
     'train, compile: be one of several processes where the environment says so.',
+    **define,
+  )
+  flags.DEFINE_boolean(
+    'take_over',
+    False,
+    'train: take a work folder in gs:// at once from a killed run on another machine.',
     **define,
   )
   flags.DEFINE_float(

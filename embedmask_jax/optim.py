@@ -149,7 +149,9 @@ def is_norm_scale(tree: Tree) -> Tree:
   )
 
 
-def is_trained(params: Tree, frozen_stages: int) -> Tree:
+def is_trained(
+  params: Tree, frozen_stages: int, *, has_frozen_mask_norm: bool = False
+) -> Tree:
   """A tree of booleans: which leaves of `params` the optimiser may change.
 
   Args:
@@ -157,12 +159,14 @@ def is_trained(params: Tree, frozen_stages: int) -> Tree:
       `backbone/stage<k>_block<j>`.
     frozen_stages: 0 trains everything, 1 freezes the stem, 2 also stage 1, and so
       on to 5, the whole backbone (the original's FREEZE_CONV_BODY_AT).
+    has_frozen_mask_norm: freezes the batch norm of mask branch and semantic head.
   """
 
   def trained(path: tuple[Any, ...], _: Any) -> bool:
     names = _names(path)
     if names[0] != 'backbone':
-      return True
+      is_mask_norm = names[1] in ('mask_branch', 'semantic_head') and 'norm' in names
+      return not (is_mask_norm and has_frozen_mask_norm)
     if names[1] == 'stem':
       return frozen_stages < 1
     stage = re.match(r'stage(\d)_', names[1])

@@ -126,7 +126,11 @@ def set_up(config: ConfigDict, num_classes: int, mesh: Mesh) -> Training:
   schedule = Schedule(settings, num_steps)
   model = build_model(config.model, num_classes)
   variables = init_variables(model, config.seed)
-  trained = is_trained(variables['params'], config.model.frozen_stages)
+  trained = is_trained(
+    variables['params'],
+    config.model.frozen_stages,
+    has_frozen_mask_norm=config.model.mask_branch_norm == 'frozen_bn',
+  )
   optimizer = make_optimizer(settings, schedule, trained=trained)
   train_step = make_train_step(
     model,
@@ -140,12 +144,15 @@ def set_up(config: ConfigDict, num_classes: int, mesh: Mesh) -> Training:
   return Training(model, variables, trained, optimizer, schedule, num_steps, train_step)
 
 
-def train(config: ConfigDict, workdir: epath.PathLike) -> TrainResult:
+def train(
+  config: ConfigDict, workdir: epath.PathLike, *, take_over: bool = False
+) -> TrainResult:
   """Trains, evaluates and saves as the config says; the command `--mode=train`.
 
   Args:
     config: validated.
     workdir: the run's folder, made if need be; may be gs://BUCKET/...
+    take_over: see `work_folder_lock`.
 
   Raises:
     UserError: a folder, data set or checkpoint that cannot be used; a batch size
@@ -159,7 +166,12 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> TrainResult:
     parts=config.train.accumulation_steps,
   )
   workdir = writable_folder(workdir, '--workdir')
-  with work_folder_lock(workdir) if hosts.is_first() else contextlib.nullcontext():
+  lock = (
+    work_folder_lock(workdir, take_over=take_over)
+    if hosts.is_first()
+    else contextlib.nullcontext()
+  )
+  with lock:
     return _train(config, workdir, mesh)
 
 

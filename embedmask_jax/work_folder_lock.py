@@ -16,7 +16,7 @@ LOCK_NAME = 'running.lock'
 
 
 @contextlib.contextmanager
-def work_folder_lock(workdir: epath.Path) -> Iterator[None]:
+def work_folder_lock(workdir: epath.Path, *, take_over: bool = False) -> Iterator[None]:
   """Holds WORKDIR/running.lock, whose content says by whom.
 
   In a file system the operating system frees it when the process ends, however it ends.
@@ -24,12 +24,14 @@ def work_folder_lock(workdir: epath.Path) -> Iterator[None]:
 
   Args:
     workdir: existing and writable.
+    take_over: in an object store, takes it at once from a run on another machine, which
+      ends if it still lives. In a file system the lock is free when that run is gone.
 
   Raises:
     UserError: another process holds it.
   """
   if is_remote(workdir):
-    with _lease(workdir):
+    with _lease(workdir, take_over):
       yield
     return
   # Unlike the other kind of lock, this one is not held on by reading processes.
@@ -49,7 +51,9 @@ def work_folder_lock(workdir: epath.Path) -> Iterator[None]:
     yield
 
 
-def _lease(workdir: epath.Path) -> contextlib.AbstractContextManager[None]:
+def _lease(
+  workdir: epath.Path, take_over: bool
+) -> contextlib.AbstractContextManager[None]:
   """The lock in a bucket, by way of what writes the arrays of checkpoints there."""
   import tensorstore
 
@@ -58,4 +62,5 @@ def _lease(workdir: epath.Path) -> contextlib.AbstractContextManager[None]:
 
   # Without the slash between them the work folders `run` and `run2` would mix.
   store = tensorstore.KvStore.open(f'{workdir}/').result()
-  return lease(store, LOCK_NAME, f'--workdir={workdir}', on_loss=partial(leave, 1))
+  name = f'--workdir={workdir}'
+  return lease(store, LOCK_NAME, name, on_loss=partial(leave, 1), take_over=take_over)

@@ -8,6 +8,7 @@ fails, or if a file of the folder was not checked.
 """
 
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -61,11 +62,13 @@ def check_folder(folder: str | Path, checks: Iterable[str] = CHECKS) -> Report:
   golden, report = GoldenSet(folder), Report()
   for name in checks:
     # Some take minutes; the table comes at the end.
-    print(f'{name} ...', file=sys.stderr, flush=True)
+    print(f'{name} ...', end='', file=sys.stderr, flush=True)
+    start = time.perf_counter()
     try:
       CHECKS[name](golden, report)
     except Exception:
       report.fail(f'{name}: stopped\n{traceback.format_exc()}')
+    print(f' {time.perf_counter() - start:.0f} s', file=sys.stderr, flush=True)
   if set(checks) == set(CHECKS):
     golden.account(report)
   return report

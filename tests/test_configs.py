@@ -233,6 +233,7 @@ WRONG = [
   ('data.scale_jitter', (0.0, 2.0), 'above 0'),
   ('data.scale_jitter', (2.0, 0.1), 'ascending'),
   ('data.scale_jitter', (0.1, 2.0), 'set config.data.crop_size'),
+  ('model.mask_branch_norm', 'frozen_bn', 'preset 2021 has no mask branch'),
   ('data.copy_paste_probability', 2, '0 to 1'),
   ('data.canvases', ((100, 64),), 'multiples of 32'),
   ('data.instance_ladder', (16, 8), 'ascending'),

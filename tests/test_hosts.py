@@ -106,13 +106,19 @@ def test_sigterm_to_one_host_stops_all_at_one_step(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('vanished', [0, 1])
-def test_a_host_that_vanishes_makes_the_others_exit(tmp_path, vanished):
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGSTOP])
+def test_a_host_that_vanishes_makes_the_others_exit(tmp_path, vanished, how):
+  """Also where its connections stay open, as those of a machine that is cut off do."""
   environment = {**SLOW_STEPS, 'TOY_HEARTBEAT_SECONDS': '10'}
   processes = start_hosts(tmp_path, count=2, devices=1, **environment)
   wait_for_batch(processes, tmp_path)
-  processes[vanished].kill()
-  processes[vanished].wait()
-  assert processes[1 - vanished].wait(timeout=60) not in (0, RETRY)
+  processes[vanished].send_signal(how)
+  try:
+    assert processes[1 - vanished].wait(timeout=60) not in (0, RETRY)
+  finally:
+    for process in processes:
+      process.kill()
+      process.wait()
 
 
 def wait_for_batch(processes, workdir, step=2):

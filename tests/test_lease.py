@@ -22,9 +22,9 @@ def store():
   return tensorstore.KvStore.open('memory://').result()
 
 
-def hold(store, on_loss=lambda: None):
+def hold(store, on_loss=lambda: None, **options):
   times = {'beat_seconds': BEAT, 'lease_seconds': LEASE}
-  return lease(store, KEY, '--workdir=gs://b/run', on_loss=on_loss, **times)
+  return lease(store, KEY, '--workdir=gs://b/run', on_loss=on_loss, **times, **options)
 
 
 def content(store):
@@ -130,6 +130,24 @@ def test_a_process_that_died_elsewhere_is_waited_for(store, caplog):
   with hold(store):
     assert time.monotonic() - start >= LEASE
   assert 'process 7 on elsewhere: waiting 1 s for a sign of life' in caplog.text
+
+
+def test_who_is_known_to_be_gone_is_not_waited_for(store, caplog):
+  write_as(store)
+  start = time.monotonic()
+  with hold(store, take_over=True):
+    assert time.monotonic() - start < LEASE / 2
+  assert 'process 7 on elsewhere: taken over as asked' in caplog.text
+
+
+def test_who_is_here_and_alive_is_not_taken_over(store):
+  message = 'is in use by process'
+  with (
+    hold(store),
+    pytest.raises(UserError, match=message),
+    hold(store, take_over=True),
+  ):
+    pass
 
 
 def test_a_process_that_lives_elsewhere_is_not_taken_from(store):

@@ -234,13 +234,13 @@ def test_help_names_the_modes():
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
   stand_in = sys.modules['embedmask_jax.train']
-  monkeypatch.setattr(stand_in, 'train', lambda *_: 1 / 0)
+  monkeypatch.setattr(stand_in, 'train', lambda *_, **__: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     run(BASE, '--workdir=w')
 
 
 def test_an_interrupt_is_told(monkeypatch, capsys):
-  def interrupt(*_):
+  def interrupt(*_, **__):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(sys.modules['embedmask_jax.train'], 'train', interrupt)

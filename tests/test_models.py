@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from embedmask_jax.losses import compute_losses, normalisers
 from embedmask_jax.models.factory import init_variables
 from embedmask_jax.models.resnet import max_pool_half
 from embedmask_jax.ops.masks import mask_log_probability
+from embedmask_jax.optim import is_trained
 from embedmask_jax.presets import PRESETS
 from embedmask_jax.targets import assign_targets
 
@@ -87,6 +90,43 @@ def test_frozen_stages_get_no_gradient(frozen_stages):
     moves = any(np.any(leaf != 0) for leaf in jax.tree.leaves(part))
     assert moves == (stage >= frozen_stages), name
   assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient['fpn']))
+
+
+def test_frozen_norms_of_the_mask_branch_stay_as_they_are():
+  model = tiny_model(
+    preset=PRESETS['adelaidet'], has_frozen_mask_norm=True, axis_name=None
+  )
+  variables = tiny_variables(preset='adelaidet')
+  variables['batch_stats'] = jax.tree.map(lambda x: x + 0.3, variables['batch_stats'])
+  images = batch()
+
+  @partial(jax.jit, static_argnames='train')
+  def run(params, train):
+    outputs, updated = model.apply(
+      {**variables, 'params': params},
+      images.images,
+      images.image_size,
+      images.valid_size,
+      train=train,
+      mutable=['batch_stats'],
+    )
+    total = jnp.sum(outputs.pixel_embedding**2)
+    if train:
+      total += jnp.sum(outputs.semantic_logits**2)
+    return total, (outputs.pixel_embedding, updated['batch_stats'])
+
+  gradient, (in_training, updated) = jax.grad(run, has_aux=True)(
+    variables['params'], True
+  )
+  _, (at_test, _) = run(variables['params'], False)
+  np.testing.assert_array_equal(in_training, at_test)
+  jax.tree.map(np.testing.assert_array_equal, updated, variables['batch_stats'])
+
+  moves = jax.tree.map(lambda leaf: bool(np.any(leaf != 0)), gradient['head'])
+  trained = is_trained(variables['params'], 0, has_frozen_mask_norm=True)['head']
+  for name in ('mask_branch', 'semantic_head'):
+    assert moves[name] == trained[name]
+    assert set(jax.tree.leaves(moves[name])) == {True, False}
 
 
 @pytest.mark.parametrize('stride_in_1x1', [True, False])

@@ -175,15 +175,18 @@ def test_records_in_a_bucket_are_read_from_a_copy(bucket, data, tmp_path, monkey
   monkeypatch.setenv('EMBEDMASK_CACHE', str(tmp_path / 'cache'))
   (annotations, images), local = data
 
-  def refuse_index(name):
-    if name.endswith('index.npz'):
-      raise Refused(403)
+  for i, refused in enumerate(('index.npz', 'array_record')):
 
-  bucket.refuse = refuse_index
-  with pytest.raises(UserError, match='gs://bucket/records: cannot be written'):
-    prepare_records(annotations, images, 'gs://bucket/records')
-  with pytest.raises(UserError, match='not a folder of records'):
-    open_source('gs://bucket/records')
+    def refuse(name, refused=refused):
+      if refused in name:
+        raise Refused(403)
+
+    bucket.refuse = refuse
+    incomplete = f'gs://bucket/records{i}'
+    with pytest.raises(UserError, match=f'{incomplete}: cannot be written'):
+      prepare_records(annotations, images, incomplete)
+    with pytest.raises(UserError, match='not a folder of records'):
+      open_source(incomplete)
   bucket.refuse = lambda name: None
   assert str(prepare_records(annotations, images, 'gs://bucket/whole')) == (
     'gs://bucket/whole'

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from embedmask_jax import main
+from embedmask_jax import command_line, main
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / 'shared' / 'data'
@@ -49,6 +49,25 @@ def test_nuclei(tmp_path):
   # 0.72 and 0.47; in half as many steps masks vary from 0.11 to 0.23.
   assert metrics['bbox/AP50'] > 0.6
   assert metrics['segm/AP50'] > 0.3
+
+
+def test_the_nuclei_model_that_comes_along(tmp_path):
+  folder = DATA / 'nuclei'
+  status = command_line.run(
+    [
+      'eval',
+      '--model=nuclei',
+      f'--workdir={tmp_path}',
+      f'--config.data.eval.annotations={folder / "annotations/instances_val.json"}',
+      f'--config.data.eval.images={folder / "images"}',
+    ]
+  )
+  assert status == 0
+  metrics = json.loads((tmp_path / 'eval' / '600' / 'metrics.json').read_text())
+  # What its card says.
+  assert metrics['segm/AP'] == pytest.approx(0.469, abs=0.002)
+  assert metrics['bbox/AP'] == pytest.approx(0.470, abs=0.002)
+  assert metrics['count/images'] == 65
 
 
 def test_coco_overfit(tmp_path):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from configs import base, quickstart
 from embedmask_jax import train as train_module
@@ -406,9 +407,10 @@ def test_batch_size_must_divide(batch_size, devices, parts, message):
   check_batch_size(16, devices=8, parts=2)
 
 
-def real_config():
+def real_config(preset):
   """The quickstart, as small as it gets."""
   config = quickstart.get_config()
+  config.model.preset = preset
   config.model.backbone_width = 8
   config.model.fpn_channels = 16
   config.model.head_channels = 16
@@ -432,9 +434,11 @@ def compilation_cache(tmp_path_factory):
   before = [getattr(jax.config, name) for name in names]
   for name, value in zip(names, (folder, 0.1), strict=True):
     jax.config.update(name, value)
+  reset_cache()  # which keeps to the folder it was first used with
   yield Path(folder)
   for name, value in zip(names, before, strict=True):
     jax.config.update(name, value)
+  reset_cache()
 
 
 def compiled(folder):
@@ -444,20 +448,22 @@ def compiled(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('preset', ['2019', '2020', '2021', 'adelaidet'])
 def test_the_real_network_trains_resumes_evaluates_and_predicts(
-  tmp_path, scenes, monkeypatch, compilation_cache
+  preset, tmp_path, scenes, monkeypatch, compilation_cache
 ):
   monkeypatch.setenv('EMBEDMASK_CACHE', str(scenes))
-  assert compile_ahead(real_config()) == 2
+  config = real_config(preset)
+  assert compile_ahead(config) == 2
   ahead = compiled(compilation_cache)
   assert len(ahead) == 2
-  result = train(real_config(), tmp_path / 'straight')
+  result = train(config, tmp_path / 'straight')
   assert compiled(compilation_cache) == ahead
   with monkeypatch.context() as patch:
     interrupt_after(patch, 3)
     with pytest.raises(KeyboardInterrupt):
-      train(real_config(), tmp_path / 'resumed')
-  resumed = train(real_config(), tmp_path / 'resumed')
+      train(config, tmp_path / 'resumed')
+  resumed = train(config, tmp_path / 'resumed')
   checkpoints = [open_checkpoint(tmp_path / name) for name in ('straight', 'resumed')]
   assert [stored.step for stored in checkpoints] == [4, 4]
   assert checkpoints[0].checksums == checkpoints[1].checksums
@@ -465,13 +471,13 @@ def test_the_real_network_trains_resumes_evaluates_and_predicts(
   for name in ('metrics.json', 'predictions.json'):
     assert (result.folder / name).read_bytes() == (resumed.folder / name).read_bytes()
 
-  again = evaluate_checkpoint(checkpoints[0], real_config(), workdir=tmp_path / 'eval')
+  again = evaluate_checkpoint(checkpoints[0], config, workdir=tmp_path / 'eval')
   assert again == result.metrics
   overlays = sorted((tmp_path / 'eval' / 'eval' / '4' / 'overlays').iterdir())
   assert len(overlays) == 2
 
   # Prediction finds in the same files what evaluation found.
-  source = open_eval_source(real_config().data, checkpoints[0].metadata.categories)
+  source = open_eval_source(config.data, checkpoints[0].metadata.categories)
   predictor = Predictor.from_checkpoint(tmp_path / 'straight', score_threshold=0.0)
   results = json.loads((result.folder / 'predictions.json').read_text())
   for index, image_id in enumerate(source.image_ids):

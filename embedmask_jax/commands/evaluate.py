@@ -13,6 +13,7 @@ import sys
 from embedmask_jax.commands.shared_arguments import (
   add_checkpoint,
   add_compilation_cache,
+  add_model,
   open_stored,
 )
 from embedmask_jax.config_reading import stored_or_given_config
@@ -28,11 +29,12 @@ TAKES_CONFIG = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's arguments."""
-  add_checkpoint(parser, required=False)
+  add_checkpoint(parser)
+  add_model(parser)
   parser.add_argument(
     '--workdir',
     default='',
-    help='where the results go, and the checkpoint comes from without --checkpoint; '
+    help='where the results go, and the checkpoint comes from where none is named; '
     "default: the checkpoint's own",
   )
   parser.add_argument(
@@ -45,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
   """Evaluates; returns the exit status."""
-  stored = open_stored(arguments.checkpoint or arguments.workdir)
+  path = arguments.checkpoint or ('' if arguments.model else arguments.workdir)
+  stored = open_stored(path, arguments.model)
   from embedmask_jax.compilation_cache import enable_compilation_cache
   from embedmask_jax.evaluate import evaluate_checkpoint
 

@@ -16,7 +16,9 @@ TAKES_CONFIG = False
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's arguments."""
   parser.add_argument(
-    'checkpoint', nargs='?', help='a work folder or WORKDIR/checkpoints/STEP'
+    'checkpoint',
+    nargs='?',
+    help='a work folder, WORKDIR/checkpoints/STEP, or a model file (.npz)',
   )
   parser.add_argument('--json', action='store_true', help='print JSON')
 

@@ -10,6 +10,7 @@ import argparse
 from embedmask_jax.commands.shared_arguments import (
   add_checkpoint,
   add_compilation_cache,
+  add_model,
   open_stored,
 )
 from embedmask_jax.config_reading import stored_or_given_config
@@ -19,6 +20,7 @@ from embedmask_jax.output_kinds import OUTPUT_KINDS, OVERLAY
 
 SUMMARY = 'find instances in images and videos'
 EXAMPLE = """\
+  embedmask predict slides/*.png --model=nuclei --output=found
   embedmask predict photos clip.mp4 --checkpoint=runs/mine --output=found
   embedmask predict 'maps/*.tif' --checkpoint=runs/mine --output=found \\
     --tile=1024 --save=geojson,label-map --class-threshold roof=0.5
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--output', required=True, help='folder for what is written; made if need be'
   )
   add_checkpoint(parser)
+  add_model(parser)
   parser.add_argument(
     '--score-threshold',
     type=float,
@@ -110,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
   images = [*arguments.inputs, *arguments.images]
   if not images:
     raise UserError('IMAGES is missing: files, folders or patterns, or - for a list')
-  stored = open_stored(arguments.checkpoint)
+  stored = open_stored(arguments.checkpoint, arguments.model)
   from embedmask_jax.compilation_cache import enable_compilation_cache
   from embedmask_jax.predict import predict_files
 

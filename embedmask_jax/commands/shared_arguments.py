@@ -4,18 +4,26 @@ import argparse
 from typing import TYPE_CHECKING
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.shipped import shipped_model
 
 if TYPE_CHECKING:
   from embedmask_jax.checkpoint import StoredCheckpoint
 
 
-def add_checkpoint(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
   """Adds --checkpoint, which `open_stored` opens."""
   parser.add_argument(
     '--checkpoint',
     default='',
-    required=required,
-    help='a work folder, whose newest is taken, or WORKDIR/checkpoints/STEP',
+    help='a work folder, whose newest is taken, WORKDIR/checkpoints/STEP, or a model '
+    'file (.npz)',
+  )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+  """Adds --model, in place of --checkpoint."""
+  parser.add_argument(
+    '--model', default='', metavar='NAME', help='a model that comes along: nuclei'
   )
 
 
@@ -40,16 +48,20 @@ def add_distributed(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def open_stored(path: str) -> 'StoredCheckpoint':
-  """Opens a checkpoint.
+def open_stored(path: str, model: str = '') -> 'StoredCheckpoint':
+  """Opens a checkpoint, or a model that comes along.
 
   Raises:
-    UserError: none is named, or it cannot be opened.
+    UserError: none is named, or both are, or it cannot be opened.
   """
+  if path and model:
+    raise UserError(f'--checkpoint={path} and --model={model}: name one of them')
+  if model:
+    path = str(shipped_model(model))
   if not path:
     raise UserError(
       '--checkpoint is missing; a work folder or WORKDIR/checkpoints/STEP'
     )
-  from embedmask_jax.checkpoint import open_checkpoint
+  from embedmask_jax.model_file import open_model
 
-  return open_checkpoint(path)
+  return open_model(path)

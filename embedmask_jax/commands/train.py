@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--workdir', required=True, help='folder of the run: checkpoints, logs, evaluations'
   )
   add_distributed(parser)
+  parser.add_argument(
+    '--take-over',
+    action=argparse.BooleanOptionalAction,
+    default=False,
+    help='do not wait for a sign of life of a run on another machine that was killed '
+    'in a work folder in gs://',
+  )
   add_compilation_cache(parser)
 
 
@@ -47,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
   from embedmask_jax.train import summary, train
 
   try:
-    result = train(config, arguments.workdir)
+    result = train(config, arguments.workdir, take_over=arguments.take_over)
   except PreemptedError as stop:
     print(f'{stop}; run the same command again to go on', file=sys.stderr)
     return RETRY

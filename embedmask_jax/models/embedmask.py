@@ -31,6 +31,7 @@ class EmbedMask(nn.Module):
     pixel_mean, pixel_std: of the channels in the order blue, green, red, 0..255.
     dtype: compute dtype, float32 or bfloat16; parameters are float32.
     axis_name: device axis over which live batch norm shares its statistics.
+    has_frozen_mask_norm: see `Head`.
     remat: see `rematerialisation.py`.
   """
 
@@ -50,6 +51,7 @@ class EmbedMask(nn.Module):
   pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)
   dtype: Any = jnp.float32
   axis_name: str | None = None
+  has_frozen_mask_norm: bool = False
   remat: Remat = 'none'
 
   @nn.compact
@@ -89,6 +91,7 @@ class EmbedMask(nn.Module):
       prior_probability=self.prior_probability,
       dtype=self.dtype,
       axis_name=self.axis_name,
+      has_frozen_mask_norm=self.has_frozen_mask_norm,
       remat=self.remat,
       name='head',
     )(pyramid, sizes, canvas, train=train)

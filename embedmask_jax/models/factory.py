@@ -30,7 +30,13 @@ def build_model(config: ConfigDict, num_classes: int) -> EmbedMask:
     pixel_std=tuple(config.pixel_std),
     dtype=jnp.dtype(config.dtype),
     axis_name=DATA_AXIS,
+    has_frozen_mask_norm=config.mask_branch_norm == 'frozen_bn',
   )
+
+
+def variable_shapes(config: ConfigDict, num_classes: int) -> dict:
+  """{'params', 'batch_stats'} of `build_model`, a `jax.ShapeDtypeStruct` a leaf."""
+  return jax.eval_shape(lambda: init_variables(build_model(config, num_classes), 0))
 
 
 def init_variables(model: EmbedMask, seed: int) -> dict:

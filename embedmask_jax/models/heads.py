@@ -104,6 +104,7 @@ class Head(nn.Module):
     dtype: compute dtype of towers, class logits, regression and centerness;
       embeddings and margins are float32.
     axis_name: device axis over which batch norm shares its statistics.
+    has_frozen_mask_norm: whether the batch norm of the mask branch is frozen.
     remat: see `rematerialisation.py`.
   """
 
@@ -115,6 +116,7 @@ class Head(nn.Module):
   prior_probability: float = 0.01
   dtype: Any = jnp.float32
   axis_name: str | None = None
+  has_frozen_mask_norm: bool = False
   remat: Remat = 'none'
 
   def setup(self) -> None:
@@ -125,11 +127,15 @@ class Head(nn.Module):
     if self.preset.pixels == 'mask_tower':
       self.mask_tower = tower()
     else:
-      self.mask_branch = MaskBranch(
-        narrow, self.depth, self.dtype, self.axis_name, self.remat
-      )
+      common = {
+        'channels': narrow,
+        'dtype': self.dtype,
+        'axis_name': self.axis_name,
+        'has_frozen_norm': self.has_frozen_mask_norm,
+      }
+      self.mask_branch = MaskBranch(depth=self.depth, remat=self.remat, **common)
       self.semantic_head = SemanticHead(
-        self.num_classes, narrow, self._prior_bias, self.dtype, self.axis_name
+        num_classes=self.num_classes, prior_bias=self._prior_bias, **common
       )
 
     predict = partial(self._prediction, dtype=self.dtype)

@@ -117,9 +117,17 @@ class BatchNorm(nn.Module):
   Flax's own averages the devices' means; with valid areas of different sizes only
   sums and counts give the statistics of the whole. The running variance is the
   unbiased one.
+
+  Attributes:
+    axis_name: device axis over which statistics are shared.
+    is_frozen: whether training, too, uses the running statistics, and changes neither
+      them nor scale and bias (`optim.is_trained`).
+    momentum: of the running statistics.
+    dtype: of the result; statistics are float32 at least.
   """
 
   axis_name: str | None = None
+  is_frozen: bool = False
   momentum: float = 0.9
   dtype: Any = jnp.float32
 
@@ -133,7 +141,9 @@ class BatchNorm(nn.Module):
     running_var = self.variable('batch_stats', 'var', lambda: ones)
     x = at_least_float32(features)
     mean, var = running_mean.value, running_var.value
-    if train:
+    if self.is_frozen:
+      scale, bias = jax.lax.stop_gradient((scale, bias))
+    elif train:
       mask = area_mask(features.shape[1:3], size)[..., None]
       count = self._total(jnp.sum(mask, dtype=x.dtype))
       mean = self._total(jnp.sum(jnp.where(mask, x, 0), axis=(0, 1, 2))) / count

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from embedmask_jax.models.fpn import kaiming_uniform
-from embedmask_jax.models.layers import Conv, norm
+from embedmask_jax.models.layers import BatchNorm, Conv
 from embedmask_jax.models.rematerialisation import Remat, block
 from embedmask_jax.ops.precision import at_least_float32
 from embedmask_jax.ops.resize import aligned_upsample
@@ -18,11 +18,12 @@ torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class ConvBlock(nn.Module):
-  """3x3 convolution, live batch norm, ReLU."""
+  """3x3 convolution, batch norm, ReLU."""
 
   channels: int
   dtype: Any
   axis_name: str | None
+  has_frozen_norm: bool
 
   @nn.compact
   def __call__(self, x: Array, size: Array, *, train: bool) -> Array:
@@ -34,10 +35,10 @@ class ConvBlock(nn.Module):
       kernel_init=kaiming_uniform,
       name='conv',
     )(x, size)
-    layer = norm(
-      'batch', self.channels, name='norm', dtype=self.dtype, axis_name=self.axis_name
+    norm = BatchNorm(
+      self.axis_name, is_frozen=self.has_frozen_norm, dtype=self.dtype, name='norm'
     )
-    return nn.relu(layer(x, size, train=train))
+    return nn.relu(norm(x, size, train=train))
 
 
 class MaskBranch(nn.Module):
@@ -48,6 +49,7 @@ class MaskBranch(nn.Module):
     depth: blocks of the tower.
     dtype: compute dtype.
     axis_name: device axis over which batch norm shares its statistics.
+    has_frozen_norm: whether its batch norm is frozen, see `BatchNorm`.
     remat: see `rematerialisation.py`.
   """
 
@@ -55,6 +57,7 @@ class MaskBranch(nn.Module):
   depth: int
   dtype: Any
   axis_name: str | None
+  has_frozen_norm: bool
   remat: Remat
 
   @nn.compact
@@ -71,8 +74,14 @@ class MaskBranch(nn.Module):
 
     def run(name: str, x: Array, size: Array) -> Array:
       def conv_block(branch: MaskBranch, x: Array, size: Array) -> Array:
-        make = ConvBlock(branch.channels, branch.dtype, branch.axis_name, name=name)
-        return make(x, size, train=train)
+        layer = ConvBlock(
+          branch.channels,
+          branch.dtype,
+          branch.axis_name,
+          branch.has_frozen_norm,
+          name=name,
+        )
+        return layer(x, size, train=train)
 
       return block(conv_block, self.remat)(self, x, size)
 
@@ -101,7 +110,7 @@ class SemanticHead(nn.Module):
     channels: of its two blocks.
     prior_bias: initial logit.
     dtype: compute dtype.
-    axis_name: see `MaskBranch`.
+    axis_name, has_frozen_norm: see `MaskBranch`.
   """
 
   num_classes: int
@@ -109,14 +118,21 @@ class SemanticHead(nn.Module):
   prior_bias: float
   dtype: Any
   axis_name: str | None
+  has_frozen_norm: bool
 
   @nn.compact
   def __call__(self, p3: Array, size: Array, *, train: bool) -> Array:
     """Returns [B, H/8, W/8, C]."""
     x = p3
     for i in range(2):
-      block = ConvBlock(self.channels, self.dtype, self.axis_name, name=f'block{i}')
-      x = block(x, size, train=train)
+      layer = ConvBlock(
+        self.channels,
+        self.dtype,
+        self.axis_name,
+        self.has_frozen_norm,
+        name=f'block{i}',
+      )
+      x = layer(x, size, train=train)
     logits = Conv(
       self.num_classes,
       1,

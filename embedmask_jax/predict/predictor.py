@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from embedmask_jax.checkpoint import StoredCheckpoint, open_checkpoint
+from embedmask_jax.checkpoint import StoredCheckpoint
 from embedmask_jax.data.canvases import choose_canvases, derive_canvases
 from embedmask_jax.data.transforms import empty_batch, fill_image
 from embedmask_jax.data.views import resize_sizes, round_up, whole_view
@@ -20,6 +20,7 @@ from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import detection_settings, load_model
 from embedmask_jax.image_files import read_image
 from embedmask_jax.inference import make_inference, output_canvas
+from embedmask_jax.model_file import open_model
 from embedmask_jax.predict.mask_windows import unpack_window
 from embedmask_jax.predict.merging import TileFindings, merge_tiles
 from embedmask_jax.predict.prediction import Prediction
@@ -111,16 +112,16 @@ class Predictor:
 
   @classmethod
   def from_checkpoint(cls, path: str | os.PathLike, **options: Any) -> 'Predictor':
-    """Opens a work folder or WORKDIR/checkpoints/<step>.
+    """Opens a work folder, WORKDIR/checkpoints/<step> or a model file.
 
     Args:
-      path: where the checkpoint lies.
+      path: where it lies.
       **options: score_threshold, max_detections, tile and so on, see the class.
 
     Raises:
       UserError: there is no checkpoint that can be read.
     """
-    stored = open_checkpoint(path)
+    stored = open_model(path)
     return cls(stored, stored.metadata.config, **options)
 
   def __call__(self, images: Sequence[Picture] | Picture) -> list[Prediction]:

@@ -1,0 +1,157 @@
+"""A model in one file, half the size: what prediction and fine-tuning need of a run.
+
+A .npz with the variables of a checkpoint under names such as 'params/fpn/p6/bias', the
+parameters as float16 and the statistics as they are, and with `metadata.json`, what the
+checkpoint says about itself and the step. It holds no pickles.
+"""
+
+import dataclasses
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from embedmask_jax.checkpoint import (
+  CorruptCheckpointError,
+  StoredCheckpoint,
+  Tree,
+  checksum,
+  first_line,
+  flat_shapes,
+  open_checkpoint,
+  parse_metadata,
+)
+from embedmask_jax.errors import UserError
+from embedmask_jax.models.factory import variable_shapes
+from embedmask_jax.storage import located, reason
+
+SUFFIX = '.npz'
+_METADATA = 'metadata.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFile(StoredCheckpoint):
+  """A model file on disk; its `folder` is the file."""
+
+  @property
+  def workdir(self) -> epath.Path:
+    """There is none.
+
+    Raises:
+      UserError: always; names the remedy.
+    """
+    raise UserError(f'{self.folder} belongs to no work folder: name one (--workdir)')
+
+  def shapes(self, item: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> (shape, dtype after reading) of every array of an item."""
+    return flat_shapes(_widened(_read_arrays(self.folder, item)))
+
+  def _restore(self, item: str, template: Tree) -> Tree:
+    arrays = _widened(_read_arrays(self.folder, item))
+    tree = ocp.tree.from_flat_dict(arrays, template, sep='/')
+    return jax.tree.map(
+      lambda array, leaf: (
+        jax.device_put(array, leaf.sharding) if isinstance(leaf, jax.Array) else array
+      ),
+      tree,
+      template,
+    )
+
+
+def open_model(path: epath.PathLike) -> StoredCheckpoint:
+  """Opens a model file, or a checkpoint as `open_checkpoint` does.
+
+  Raises:
+    UserError: there is nothing that can be read; see `open_checkpoint`.
+  """
+  path = located(path)
+  if path.suffix != SUFFIX:
+    return open_checkpoint(path)
+  if not path.is_file():
+    raise UserError(f'model {path}: no such file')
+  content = _read_arrays(path, '')
+  try:
+    stored = json.loads(bytes(content[_METADATA]).decode())
+    step, checksums = int(stored['step']), dict(stored['checksums'])
+  except (KeyError, ValueError, TypeError) as error:
+    raise CorruptCheckpointError(
+      f'{path} is not a model file of this program, or is damaged ({first_line(error)})'
+    ) from error
+  return ModelFile(path, step, parse_metadata(path, stored), checksums)
+
+
+def write_model_file(stored: StoredCheckpoint, path: str | os.PathLike) -> None:
+  """Writes a checkpoint's variables and metadata; whole or not at all.
+
+  Args:
+    stored: what is written.
+    path: the file, its name ending in .npz.
+
+  Raises:
+    UserError: another ending, a parameter beyond the range of float16, a checkpoint
+      that cannot be read, or a file that cannot be written.
+  """
+  path = Path(path)
+  if path.suffix != SUFFIX:
+    raise UserError(f'{path}: the name of a model file ends in {SUFFIX}')
+  metadata = stored.metadata
+  template = variable_shapes(metadata.config.model, len(metadata.class_names))
+  variables = ocp.tree.to_flat_dict(
+    jax.tree.map(np.asarray, stored.read('variables', template)), sep='/'
+  )
+  arrays = {name: _narrowed(name, array) for name, array in variables.items()}
+  content = {
+    **metadata.as_json(),
+    'step': stored.step,
+    'checksums': {'variables': checksum(_widened(arrays))},
+  }
+  text = np.frombuffer(json.dumps(content).encode(), np.uint8)
+  file_content: dict[str, Any] = {_METADATA: text}
+  file_content |= {f'variables/{name}': array for name, array in arrays.items()}
+  incomplete = path.with_name(f'.{path.name}')
+  try:
+    with open(incomplete, 'wb') as file:
+      np.savez_compressed(file, **file_content)
+    os.replace(incomplete, path)
+  except OSError as error:
+    incomplete.unlink(missing_ok=True)
+    raise UserError(f'{path}: cannot be written ({reason(error)})') from error
+
+
+def _narrowed(name: str, array: np.ndarray) -> np.ndarray:
+  if not name.startswith('params/'):
+    return array
+  with np.errstate(over='ignore'):
+    narrow = array.astype(np.float16)
+  if not np.isfinite(narrow).all():
+    raise UserError(f'{name} has values that float16 cannot hold: keep the checkpoint')
+  return narrow
+
+
+def _widened(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  return {
+    name: array.astype(np.float32) if array.dtype == np.float16 else array
+    for name, array in arrays.items()
+  }
+
+
+def _read_arrays(path: epath.Path, item: str) -> dict[str, Any]:
+  """The arrays under `item`, without it in their names; all for ''."""
+  prefix = f'{item}/' if item else ''
+  try:
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as content:
+      return {
+        name.removeprefix(prefix): content[name]
+        for name in content.files
+        if name.startswith(prefix)
+      }
+  except (OSError, ValueError, zipfile.BadZipFile) as error:
+    raise CorruptCheckpointError(
+      f'{path} is not a model file, or is damaged ({first_line(error)})'
+    ) from error

@@ -1,0 +1,17 @@
+"""Models that come with the package, each a model file with its card beside it."""
+
+from pathlib import Path
+
+from embedmask_jax.errors import UserError
+
+
+def shipped_model(name: str) -> Path:
+  """The model file called `name`.
+
+  Raises:
+    UserError: there is none; names those that there are.
+  """
+  files = {path.stem: path for path in Path(__file__).parent.glob('*.npz')}
+  if name not in files:
+    raise UserError(f'--model={name}: there are {", ".join(sorted(files))}')
+  return files[name]
