@@ -29,7 +29,6 @@ include_patterns = [
   'CONTRIBUTING.md',
   'SECURITY.md',
   'docs/**.md',
-  'embedmask_jax/shipped/*.md',
   'experiments/**.md',
 ]
 exclude_patterns = [
@@ -39,6 +38,7 @@ exclude_patterns = [
   'runs',
   'shared',
   'tests',
+  'embedmask_jax',
   'configs',
 ]
 

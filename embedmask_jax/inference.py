@@ -40,15 +40,8 @@ def make_inference(
     def replica_inference(
       variables: dict, images: Array, sizes: Array, valid: Array, original: Array
     ) -> Detections:
-      outputs = model.apply(variables, images, sizes, valid, train=False)
-      return detect(
-        cast(HeadOutputs, outputs),
-        sizes,
-        valid,
-        original,
-        settings=settings,
-        preset=model.preset,
-        output_canvas=output_canvas,
+      return infer(
+        model, settings, variables, images, sizes, valid, original, output_canvas
       )
 
     return jax.shard_map(
@@ -65,6 +58,39 @@ def make_inference(
     )
 
   return inference
+
+
+def infer(
+  model: EmbedMask,
+  settings: DetectionSettings,
+  variables: dict,
+  images: Array,
+  image_size: Array,
+  valid_size: Array,
+  original_size: Array,
+  output_canvas: tuple[int, int],
+  *,
+  packs_masks: bool = True,
+) -> Detections:
+  """Network and post-processing of a device's images; what all compiled programs run.
+
+  Args:
+    model, settings: see `make_inference`.
+    variables: {'params', 'batch_stats'}.
+    images, image_size, valid_size, original_size: see `Batch`.
+    output_canvas, packs_masks: see `detect`.
+  """
+  outputs = model.apply(variables, images, image_size, valid_size, train=False)
+  return detect(
+    cast(HeadOutputs, outputs),
+    image_size,
+    valid_size,
+    original_size,
+    settings=settings,
+    preset=model.preset,
+    output_canvas=output_canvas,
+    packs_masks=packs_masks,
+  )
 
 
 def output_canvas(

@@ -13,7 +13,6 @@ GUIDES = sorted(
 RECEIPTS = sorted(
   [
     *(ROOT / 'experiments').rglob('*.md'),
-    *(ROOT / 'embedmask_jax').rglob('*.md'),
     *(ROOT / 'tests').rglob('*.md'),
   ]
 )

@@ -53,11 +53,13 @@ CONFIG_AWARE = (
   'config',
   'config_reading',
   'evaluate',
+  'export',
   'models.factory',
   'predict',
   'train',
 )
-LAZY = ('av', 'supervision', 'torch')  # Optional: inside a function only.
+# Optional: inside a function only.
+LAZY = ('av', 'flatbuffers', 'jax2onnx', 'onnxruntime', 'supervision', 'torch')
 
 
 def under(name: str, prefixes: tuple[str, ...]) -> bool:

@@ -27,8 +27,7 @@ from embedmask_jax.config import check_names
 from embedmask_jax.config_reading import required_config, stored_or_given_config
 from embedmask_jax.predict import Predictor
 
-CARDS = sorted((ROOT / 'embedmask_jax').rglob('*.md'))
-PAGES = [page for page in [*GUIDES, *CARDS] if page.name != 'CHANGELOG.md']
+PAGES = [page for page in GUIDES if page.name != 'CHANGELOG.md']
 # Blocks without commands in them.
 QUIET = ('text', 'json', 'yaml', '{toctree}', '{eval-rst}', '{literalinclude}')
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
