@@ -165,7 +165,6 @@ def select_proposals(
       extent=preset.box_extent,
     )
     boxes = clipped
-    # By sorting rather than `nonzero`, whose scatter has no counterpart in ONNX.
     count = min(settings.max_detections, keep.size)
     place = jnp.argsort(~keep, stable=True)[:count]
     padding = (0, settings.max_detections - count)

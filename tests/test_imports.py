@@ -59,7 +59,7 @@ CONFIG_AWARE = (
   'train',
 )
 # Optional: inside a function only.
-LAZY = ('av', 'flatbuffers', 'jax2onnx', 'onnxruntime', 'supervision', 'torch')
+LAZY = ('av', 'flatbuffers', 'supervision', 'torch')
 
 
 def under(name: str, prefixes: tuple[str, ...]) -> bool:

@@ -20,7 +20,6 @@ def make_contract(
   settings: DetectionSettings,
   table: SizeTable,
   *,
-  kind: str,
   files: Sequence[Path],
   platforms: Sequence[str],
   resize: tuple[int, int],
@@ -32,17 +31,16 @@ def make_contract(
     model: its network.
     settings: thresholds and caps of the program.
     table: canvases of the program.
-    kind: 'stablehlo' or 'onnx'.
     files: what was written.
     platforms: what the program was lowered for.
     resize: short and long side that images are resized to, network pixels.
   """
   return {
     'format_version': FORMAT_VERSION,
-    'format': kind,
+    'format': 'stablehlo',
     'files': {file.name: {'bytes': file.stat().st_size} for file in files},
     'platforms': list(platforms),
-    'weights_are': 'first argument' if kind == 'stablehlo' else 'in the graph',
+    'weights_are': 'first argument',
     'inputs': _inputs(table),
     'outputs': _outputs(table, settings, model),
     'canvas': list(table.canvas),
