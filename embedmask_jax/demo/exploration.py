@@ -56,15 +56,15 @@ class Exploration:
     return None
 
   def rows(self) -> list[list]:
-    """Number, class, score, x, y, width, height and area of every instance shown.
+    """Number, class, score, area and box of every instance shown.
 
-    The numbers, from 1, are those of the label map; lengths are pixels of the image.
+    The numbers, from 1, are those of the label map; lengths are pixels of the image,
+    and a box is the text 'x, y, width, height'.
     """
     shown = self.shown
     found = []
     for number, result in enumerate(shown.to_coco(), start=1):
-      box = [round(side, 1) for side in result['bbox']]
+      box = ', '.join(f'{side:.0f}' for side in result['bbox'])
       name, score = result['category_name'], round(result['score'], 3)
-      area = shown.windows[number - 1].area
-      found.append([number, name, score, *box, area])
+      found.append([number, name, score, shown.windows[number - 1].area, box])
     return found

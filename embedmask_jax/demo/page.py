@@ -27,14 +27,20 @@ if TYPE_CHECKING:
 
 Explain = Callable[[np.ndarray], tuple[Prediction, EmbeddingView]]
 
-COLUMNS = ('#', 'class', 'score', 'x', 'y', 'width', 'height', 'area')
+COLUMNS = ('#', 'class', 'score', 'area', 'box')
 STYLE = """
 footer { display: none !important; }
-#picture img, #distances img, #embedding img { image-rendering: auto; }
 #picture img { cursor: crosshair; }
 """
 _HINT = 'Drop an image. The first of a size takes longer: its program is compiled.'
 _CLICK = 'Click an instance in the picture, or its row, to look at it alone.'
+_DISTANCES = (
+  '**Distance to the chosen instance**, `log p = -margin · (pixel - proposal)²`, and '
+  'where it makes a mask (outlined; only that near the box counts).'
+)
+_EMBEDDING = (
+  '**Pixel embedding**: its first three principal components as red, green and blue.'
+)
 # How long what a visitor has seen is kept, and how many may wait for the network.
 _SECONDS_KEPT = 3600
 _LONGEST_QUEUE = 32
@@ -60,47 +66,53 @@ def build_page(explain: Explain, model_name: str) -> 'gradio.Blocks':
   with gr.Blocks(
     title=f'EmbedMask: {model_name}',
     analytics_enabled=False,
+    fill_width=True,
     delete_cache=(_SECONDS_KEPT // 6, _SECONDS_KEPT),
   ) as page:
     state = gr.State(None, time_to_live=_SECONDS_KEPT)
     gr.Markdown(f'# EmbedMask · {html.escape(model_name)}')
     with gr.Row():
-      with gr.Column(scale=1, min_width=320):
+      with gr.Column(scale=5, min_width=320):
         upload = gr.File(
           label=f'Image, up to {MAX_BYTES // 2**20} MB and {MAX_PIXELS // 10**6} '
           'megapixels',
           file_types=sorted(SUFFIXES),
-          height=140,
+          height=150,
           elem_id='upload',
         )
         score = gr.Slider(
-          LOWEST_SCORE, 1, DEFAULT_SCORE, step=0.01, label='Smallest score shown'
+          LOWEST_SCORE,
+          1,
+          DEFAULT_SCORE,
+          step=0.01,
+          label='Smallest score shown',
+          elem_id='score',
         )
         status = gr.Markdown(_HINT, elem_id='status')
         show_all = gr.Button('Show all instances', interactive=False, elem_id='all')
         table = gr.Dataframe(
           headers=list(COLUMNS),
-          datatype=['number', 'str', *['number'] * 6],
+          datatype=['number', 'str', 'number', 'number', 'str'],
+          column_widths=['11%', '22%', '17%', '16%', '34%'],
+          wrap=True,
           interactive=False,
-          label='Instances',
-          max_height=300,
+          show_label=False,
+          max_height=360,
           elem_id='table',
         )
         save = gr.Button('Make files to download', interactive=False, elem_id='save')
         files = gr.File(
-          label='COCO JSON, overlay, label map', file_count='multiple', visible=False
+          show_label=False,
+          file_count='multiple',
+          interactive=False,
+          visible=False,
+          elem_id='files',
         )
-      with gr.Column(scale=3, min_width=480):
-        picture = _picture(gr, 'Instances', 'picture')
-        with gr.Row():
-          distances = _picture(
-            gr,
-            'Distance to the chosen instance: log p = -margin · |pixel - proposal|²',
-            'distances',
-          )
-          embedding = _picture(
-            gr, 'Pixel embedding, three principal components as colours', 'embedding'
-          )
+      with gr.Column(scale=8, min_width=400):
+        picture = _picture(gr, '**Instances**', 'picture')
+      with gr.Column(scale=5, min_width=320):
+        distances = _picture(gr, _DISTANCES, 'distances')
+        embedding = _picture(gr, _EMBEDDING, 'embedding')
 
     def files_gone() -> Any:
       return gr.update(value=None, visible=False)
@@ -211,10 +223,11 @@ def describe(exploration: Exploration) -> str:
   return text + f'Chosen: number {exploration.chosen + 1}, {name}, {score:.2f}.'
 
 
-def _picture(gr: Any, label: str, name: str) -> Any:
+def _picture(gr: Any, caption: str, name: str) -> Any:
+  gr.Markdown(caption)
   # No button that would share a picture with another site.
   return gr.Image(
-    label=label,
+    show_label=False,
     interactive=False,
     type='pil',
     format='png',

@@ -132,7 +132,7 @@ def _with_legend(picture: Image.Image) -> Image.Image:
   sheet = Image.new('RGB', (picture.width, picture.height + strip), 'black')
   sheet.paste(picture)
   draw = ImageDraw.Draw(sheet)
-  far, near = f'{OUTSIDE_LOG_PROBABILITY:.0f} or less', '0 = log p'
+  far, near = f'{OUTSIDE_LOG_PROBABILITY:.0f} or less', 'log p = 0'
   middle = picture.height + strip / 2
   draw.text((letters / 2, middle), far, fill='white', font=font, anchor='lm')
   right = picture.width - letters / 2

@@ -15,19 +15,18 @@ def write_results(exploration: Exploration, folder: Path) -> list[Path]:
     folder: made; for these files alone.
 
   Returns:
-    The three files.
+    predictions.json, overlay.png and label-map.png.
 
   Raises:
     UserError: a file cannot be written.
   """
   folder.mkdir(parents=True)
   shown = exploration.shown
-  stem = Path(exploration.name).stem or 'image'
-  OutputFiles(folder, (OVERLAY, LABEL_MAP)).write(shown, stem, Path(exploration.name))
-  label_map = folder / f'{stem}-label-map.png'
-  (folder / LABEL_MAP / f'{stem}.png').rename(label_map)
-  overlay = folder / f'{stem}-overlay.png'
-  (folder / f'{stem}.png').rename(overlay)
-  predictions = folder / f'{stem}.json'
+  OutputFiles(folder, (OVERLAY, LABEL_MAP)).write(
+    shown, OVERLAY, Path(exploration.name)
+  )
+  overlay = folder / f'{OVERLAY}.png'
+  label_map = (folder / LABEL_MAP / overlay.name).rename(folder / f'{LABEL_MAP}.png')
+  predictions = folder / 'predictions.json'
   write_json(predictions, shown.to_coco(file_name=exploration.name))
   return [predictions, overlay, label_map]

@@ -8,7 +8,8 @@ from embedmask_jax.data.decode import decode_image
 from embedmask_jax.errors import UserError
 
 MAX_BYTES = 20 * 2**20
-MAX_PIXELS = 40_000_000
+# Masks are found at the size of the image: 500 of them take a GB at this one.
+MAX_PIXELS = 16_000_000
 
 
 def read_upload(path: Path) -> np.ndarray:
