@@ -59,12 +59,12 @@ class Exploration:
     """Number, class, score, area and box of every instance shown.
 
     The numbers, from 1, are those of the label map; lengths are pixels of the image,
-    and a box is the text 'x, y, width, height'.
+    and a box is the text 'x,y,width,height'.
     """
     shown = self.shown
     found = []
     for number, result in enumerate(shown.to_coco(), start=1):
-      box = ', '.join(f'{side:.0f}' for side in result['bbox'])
+      box = ','.join(f'{side:.0f}' for side in result['bbox'])
       name, score = result['category_name'], round(result['score'], 3)
       found.append([number, name, score, shown.windows[number - 1].area, box])
     return found
