@@ -193,7 +193,10 @@ def loaded_by(code: str) -> set[str]:
   return set(result.stdout.rpartition('loaded:')[2].split())
 
 
-HEAVY = {'flax', 'grain', 'jax', 'tensorflow', 'tensorflow_datasets', 'torch'}
+HEAVY = {
+  *('flax', 'gradio', 'grain', 'jax'),
+  *('tensorflow', 'tensorflow_datasets', 'torch'),
+}
 
 
 def test_the_package_loads_without_jax():
