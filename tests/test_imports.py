@@ -57,7 +57,7 @@ CONFIG_AWARE = (
   'predict',
   'train',
 )
-LAZY = ('av', 'gradio', 'supervision', 'torch')  # Optional: inside a function only.
+LAZY = ('av', 'gradio', 'starlette', 'supervision', 'torch')  # Optional: inside a function only.
 
 
 def under(name: str, prefixes: tuple[str, ...]) -> bool:
