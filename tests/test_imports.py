@@ -57,7 +57,8 @@ CONFIG_AWARE = (
   'predict',
   'train',
 )
-LAZY = ('av', 'gradio', 'starlette', 'supervision', 'torch')  # Optional: inside a function only.
+# Optional: inside a function only.
+LAZY = ('av', 'gradio', 'starlette', 'supervision', 'torch')
 
 
 def under(name: str, prefixes: tuple[str, ...]) -> bool:
