@@ -27,14 +27,16 @@ QUICKSTART := $(RUN) -m embedmask_jax.main --config=configs/quickstart.py --work
 # the slow ones, of which one file has most, are shared out as they come.
 PYTEST := $(RUN) -m pytest -n 2 --durations 10
 LOCK := -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
-  --extra test --extra video --extra gcs --group build --custom-compile-command 'make lock' \
+  --extra docs --extra test --extra video --extra gcs --group build \
+  --custom-compile-command 'make lock' \
   --output-file requirements.txt pyproject.toml
 
-.PHONY: help quickstart test test-slow lint format lock
+.PHONY: help quickstart test test-slow docs lint format lock
 help:
 	@echo 'make quickstart   train on generated scenes, print the COCO table, draw overlays'
 	@echo 'make test         the tests, without the slow ones'
 	@echo 'make test-slow    the slow ones'
+	@echo 'make docs         the documentation, in build/docs; a warning is an error'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make format       let ruff rewrite what it can'
 	@echo 'make lock         pin the newest versions in requirements.txt'
@@ -51,6 +53,11 @@ test: $(installed)
 # These run long enough to earn the compiler's optimisations.
 test-slow: $(installed)
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) --dist worksteal -m slow
+
+docs: $(installed)
+	JAX_PLATFORMS=cpu $(RUN) -m sphinx --quiet --fail-on-warning --keep-going --nitpicky \
+	  --fresh-env --conf-dir docs . build/docs
+	@echo 'build/docs/index.html'
 
 lint: $(installed)
 	$(RUN) -m ruff check .

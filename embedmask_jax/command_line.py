@@ -42,7 +42,7 @@ COMMANDS = {
   'predict': 'predict',
   'demo': 'demo',
   'import': 'import_weights',
-  'export': 'export_weights',
+  'export': 'export',
   'compile': 'compile_ahead',
   'replay': 'replay',
   'check-data': 'check_data',
@@ -51,8 +51,9 @@ COMMANDS = {
 }
 
 _STATUS = """\
-exit status: 0 done; 1 check-data has found something; 2 a user's mistake, told in one
-line; 75 stopped by SIGTERM after saving, start again to go on; 130 interrupted
+exit status: 0 done; 1 check-data has found something, or export --verify a difference;
+2 a user's mistake, told in one line; 75 stopped by SIGTERM after saving, start again to
+go on; 130 interrupted
 """
 
 

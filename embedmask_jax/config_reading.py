@@ -12,9 +12,13 @@ from ml_collections import ConfigDict, config_flags
 from embedmask_jax.config import check_names, differences, validate_config
 from embedmask_jax.errors import UserError
 
-_REPOSITORY = Path(__file__).resolve().parents[1]
+# The folder that holds `configs`: this one in an installed package, the repository
+# otherwise.
+_SHIPPED = Path(__file__).resolve().parent / 'shipped'
+_ROOT = _SHIPPED if (_SHIPPED / 'configs').is_dir() else _SHIPPED.parents[1]
 _FIELD_FLAG = re.compile(r'--(no)?config\.')
 _CONFIG_FLAG = re.compile(r'--(no)?config(\.[\w.]+)?')
+_SHIPPED_NAME = re.compile(r'(configs/)?(?P<stem>\w+)(\.py)?')
 
 
 def split_config_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -52,6 +56,30 @@ def config_path(config: Sequence[str]) -> str | None:
   return paths[-1].split('=', 1)[1] if paths else None
 
 
+def find_config(path: str) -> str:
+  """The config file that a user means.
+
+  Args:
+    path: a file; or the name of a config that comes with the package, such as
+      `quickstart` or `configs/quickstart.py`, where there is no such file. What
+      follows a colon is an argument of the config's own.
+
+  Raises:
+    UserError: neither is there.
+  """
+  name, colon, argument = path.partition(':')
+  if Path(name).is_file():
+    return path
+  shipped = {file.stem: file for file in sorted((_ROOT / 'configs').glob('*.py'))}
+  known = _SHIPPED_NAME.fullmatch(name)
+  if known is None or known['stem'] not in shipped:
+    raise UserError(
+      f'--config={path}: no such file; these come with the package: '
+      f'{", ".join(shipped)}'
+    )
+  return f'{shipped[known["stem"]]}{colon}{argument}'
+
+
 def required_config(config: Sequence[str]) -> tuple[str, ConfigDict]:
   """The path of --config, and its config with the fields given beside it.
 
@@ -71,7 +99,7 @@ def given_or_default_config(config: Sequence[str], name: str) -> ConfigDict:
     UserError: it cannot be used.
   """
   if config_path(config) is None:
-    config = [f'--config={_REPOSITORY / "configs" / name}.py', *config]
+    config = [f'--config={_ROOT / "configs" / name}.py', *config]
   return _read_config(config)
 
 
@@ -98,20 +126,21 @@ def _read_config(config: Sequence[str], stored: ConfigDict | None = None) -> Con
   """The config of --config, or `stored`, with the fields given on the command line."""
   # In a set of their own: a process may run twice.
   values = flags.FlagValues()
-  arguments = ['embedmask', *config]
   names = (argument.split('=')[0] for argument in config)
   check_names(name.split('.', 1)[1] for name in names if _FIELD_FLAG.match(name))
   path = config_path(config)
+  if path is not None:
+    fields = [flag for flag in config if not flag.startswith('--config=')]
+    config = [f'--config={find_config(path)}', *fields]
+  arguments = ['embedmask', *config]
   if path is None:
     config_flags.DEFINE_config_dict(
       'config', stored, flag_values=values, sys_argv=arguments
     )
   else:
-    if not Path(path.split(':')[0]).is_file():
-      raise UserError(f'--config={path}: no such file')
-    # Config files derive from each other as `configs.NAME`, beside the package.
-    if str(_REPOSITORY) not in sys.path:
-      sys.path.append(str(_REPOSITORY))
+    # Config files derive from each other as `configs.NAME`.
+    if str(_ROOT) not in sys.path:
+      sys.path.append(str(_ROOT))
     config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=arguments)
   parse_flags(values, arguments)
   result = values.config

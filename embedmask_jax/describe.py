@@ -50,14 +50,14 @@ def describe_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
       'long_side': config.data.long_side,
     },
     'metrics': _stored_metrics(stored),
-    'versions': _versions(),
+    'versions': library_versions(),
   }
 
 
 def describe_installation() -> dict[str, Any]:
   """Versions, devices and presets, in JSON types."""
   return {
-    'versions': _versions(),
+    'versions': library_versions(),
     'devices': [
       f'{device.platform} {device.id} ({device.device_kind})'
       for device in jax.devices()
@@ -66,7 +66,8 @@ def describe_installation() -> dict[str, Any]:
   }
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+  """Our version, Python's, and those of the libraries that results depend on."""
   libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
   python = '.'.join(map(str, sys.version_info[:3]))
   return {'embedmask': __version__, 'python': python, **libraries}

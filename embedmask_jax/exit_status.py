@@ -1,7 +1,8 @@
 """What the exit status of a command says."""
 
 SUCCESS = 0
-FINDINGS = 1  # check-data: something would be lost; also a host that failed
+# check-data: something would be lost; export --verify: a difference; a failed host
+FINDINGS = 1
 USER_MISTAKE = 2
 RETRY = 75  # EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130

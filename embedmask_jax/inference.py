@@ -87,19 +87,10 @@ def _compiled(
     def replica_inference(
       variables: dict, images: Array, sizes: Array, valid: Array, original: Array
     ) -> Any:
-      outputs = cast(
-        HeadOutputs, model.apply(variables, images, sizes, valid, train=False)
+      seen = _outputs_and_detections(
+        model, settings, variables, images, sizes, valid, original, output_canvas
       )
-      detections = detect(
-        outputs,
-        sizes,
-        valid,
-        original,
-        settings=settings,
-        preset=model.preset,
-        output_canvas=output_canvas,
-      )
-      return result(outputs, detections)
+      return result(*seen)
 
     return jax.shard_map(
       replica_inference,
@@ -115,6 +106,68 @@ def _compiled(
     )
 
   return inference
+
+
+def infer(
+  model: EmbedMask,
+  settings: DetectionSettings,
+  variables: dict,
+  images: Array,
+  image_size: Array,
+  valid_size: Array,
+  original_size: Array,
+  output_canvas: tuple[int, int],
+  *,
+  packs_masks: bool = True,
+) -> Detections:
+  """Network and post-processing of a device's images; what all compiled programs run.
+
+  Args:
+    model, settings: see `make_inference`.
+    variables: {'params', 'batch_stats'}.
+    images, image_size, valid_size, original_size: see `Batch`.
+    output_canvas, packs_masks: see `detect`.
+  """
+  _, detections = _outputs_and_detections(
+    model,
+    settings,
+    variables,
+    images,
+    image_size,
+    valid_size,
+    original_size,
+    output_canvas,
+    packs_masks=packs_masks,
+  )
+  return detections
+
+
+def _outputs_and_detections(
+  model: EmbedMask,
+  settings: DetectionSettings,
+  variables: dict,
+  images: Array,
+  image_size: Array,
+  valid_size: Array,
+  original_size: Array,
+  output_canvas: tuple[int, int],
+  *,
+  packs_masks: bool = True,
+) -> tuple[HeadOutputs, Detections]:
+  outputs = cast(
+    HeadOutputs, model.apply(variables, images, image_size, valid_size, train=False)
+  )
+  detections = detect(
+    outputs,
+    image_size,
+    valid_size,
+    original_size,
+    settings=settings,
+    preset=model.preset,
+    output_canvas=output_canvas,
+    packs_masks=packs_masks,
+  )
+  return outputs, detections
 
 
 def output_canvas(

@@ -2,7 +2,8 @@
 
 A .npz with the variables of a checkpoint under names such as 'params/fpn/p6/bias', the
 parameters as float16 and the statistics as they are, and with `metadata.json`, what the
-checkpoint says about itself and the step. It holds no pickles.
+checkpoint says about itself and the step, but for the paths of its data, which mean
+nothing elsewhere. It holds no pickles.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from etils import epath
 
 from embedmask_jax.checkpoint import (
   CorruptCheckpointError,
+  Metadata,
   StoredCheckpoint,
   Tree,
   checksum,
@@ -107,7 +109,7 @@ def write_model_file(stored: StoredCheckpoint, path: str | os.PathLike) -> None:
   )
   arrays = {name: _narrowed(name, array) for name, array in variables.items()}
   content = {
-    **metadata.as_json(),
+    **_without_paths(metadata).as_json(),
     'step': stored.step,
     'checksums': {'variables': checksum(_widened(arrays))},
   }
@@ -122,6 +124,14 @@ def write_model_file(stored: StoredCheckpoint, path: str | os.PathLike) -> None:
   except OSError as error:
     incomplete.unlink(missing_ok=True)
     raise UserError(f'{path}: cannot be written ({reason(error)})') from error
+
+
+def _without_paths(metadata: Metadata) -> Metadata:
+  config = metadata.config.copy_and_resolve_references()
+  for data in (config.data.train, config.data.eval):
+    data.annotations = data.images = ''
+  config.init.checkpoint = ''
+  return dataclasses.replace(metadata, config=config)
 
 
 def _narrowed(name: str, array: np.ndarray) -> np.ndarray:

@@ -81,6 +81,7 @@ def detect(
   settings: DetectionSettings,
   preset: Preset,
   output_canvas: tuple[int, int],
+  packs_masks: bool = True,
 ) -> Detections:
   """Returns the detections of a batch, see `Detections`.
 
@@ -91,7 +92,8 @@ def detect(
     original_size: int32 [B, 2], no side longer than the output canvas.
     settings: thresholds and caps.
     preset: how scores and masks are read.
-    output_canvas: (Ho, Wo) of the masks; Wo is a multiple of 8.
+    output_canvas: (Ho, Wo) of the masks; Wo is a multiple of 8 where they are packed.
+    packs_masks: or the masks are bool [B, K, Ho, Wo].
   """
   found = select_proposals(
     outputs, image_size, valid_size, settings=settings, preset=preset
@@ -105,6 +107,7 @@ def detect(
     settings=settings,
     preset=preset,
     output_canvas=output_canvas,
+    packs_masks=packs_masks,
   )
   scale = (original_size / image_size)[:, None, ::-1]
   return Detections(
@@ -162,12 +165,14 @@ def select_proposals(
       extent=preset.box_extent,
     )
     boxes = clipped
-    place = jnp.nonzero(keep, size=settings.max_detections, fill_value=-1)[0]
-    valid = place >= 0
+    count = min(settings.max_detections, keep.size)
+    place = jnp.argsort(~keep, stable=True)[:count]
+    padding = (0, settings.max_detections - count)
+    place, valid = jnp.pad(place, padding), jnp.pad(keep[place], padding)
     sides = boxes[place, 2:] - boxes[place, :2] + preset.box_extent
     valid &= jnp.all(sides > 0, axis=-1)
-    place = place[jnp.argsort(~valid, stable=True)]
-    valid = jnp.sort(valid, descending=True)
+    order = jnp.argsort(~valid, stable=True)
+    place, valid = place[order], valid[order]
     return Proposals(
       boxes=jnp.where(valid[:, None], boxes[place], 0),
       scores=jnp.where(valid, score[place], 0),
@@ -230,8 +235,11 @@ def assemble_masks(
   settings: DetectionSettings,
   preset: Preset,
   output_canvas: tuple[int, int],
+  packs_masks: bool = True,
 ) -> Array:
   """Returns the packed masks, uint8 [B, K, Ho, Wo/8], in original pixels.
+
+  Or, where `packs_masks` is False, bool [B, K, Ho, Wo].
 
   What `read_mask` gives is resized bilinearly and thresholded (`resize_weights`); what
   lies beyond the original size is cut off.
@@ -262,11 +270,17 @@ def assemble_masks(
         preset=preset,
       )
       masks = (resize_grid(grid, *weights) > threshold) & inside
-      return jnp.packbits(masks & is_valid[:, None, None], axis=-1)
+      masks &= is_valid[:, None, None]
+      return jnp.packbits(masks, axis=-1) if packs_masks else masks
 
     def no_masks(args: tuple[Array, ...]) -> Array:
-      zeros = jnp.zeros_like(args[-1], jnp.uint8)[:, None, None]
-      return jnp.tile(zeros, (1, output_canvas[0], output_canvas[1] // 8))
+      dtype, columns = (
+        (jnp.uint8, output_canvas[1] // 8)
+        if packs_masks
+        else (jnp.bool_, output_canvas[1])
+      )
+      zeros = jnp.zeros_like(args[-1], dtype)[:, None, None]
+      return jnp.tile(zeros, (1, output_canvas[0], columns))
 
     def chunk_masks(args: tuple[Array, ...]) -> Array:
       return jax.lax.cond(jnp.any(args[-1]), masks_of, no_masks, args)

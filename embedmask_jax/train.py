@@ -1,6 +1,6 @@
 """Training: from a config and a work folder to checkpoints, logs and evaluations.
 
-The work folder gets
+The work folder gets::
 
   running.lock              held while a run is going
   config.json               what this run was started with

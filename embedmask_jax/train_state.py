@@ -34,7 +34,7 @@ class TrainState:
 
   @property
   def variables(self) -> dict[str, Any]:
-    """What is evaluated and predicted with: the average where there is one."""
+    """What is evaluated and predicted with, the average where there is one."""
     params = self.params if self.ema_params is None else self.ema_params
     return {'params': params, 'batch_stats': self.batch_stats}
 

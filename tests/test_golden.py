@@ -1,12 +1,14 @@
 """The authors' recorded numbers come out; and the checker notices when they do not."""
 
 import dataclasses
+import gc
 import shutil
 from pathlib import Path
 
 import golden_check
 import golden_network
 import golden_trajectories
+import jax
 import numpy as np
 import pytest
 from golden_set import GoldenSet
@@ -49,7 +51,16 @@ def test_one_whole_forward():
   assert 'detections from pixels: masks' in report.rows
 
 
+@pytest.fixture
+def forgets_programs():
+  """A set compiles for gigabytes of memory, of which the next one needs nothing."""
+  yield
+  jax.clear_caches()
+  gc.collect()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures('forgets_programs')
 @pytest.mark.parametrize('preset', PRESETS)
 @pytest.mark.parametrize('kind', ['portable', 'public'])
 def test_whole_sets(preset, kind):
@@ -62,6 +73,7 @@ def test_whole_sets(preset, kind):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('forgets_programs')
 def test_a_wrong_momentum_is_no_spread(tmp_path, monkeypatch):
   """Our own disturbed runs excuse roundings, not another optimiser."""
   read = golden_trajectories._read

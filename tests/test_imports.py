@@ -53,12 +53,13 @@ CONFIG_AWARE = (
   'config',
   'config_reading',
   'evaluate',
+  'export',
   'models.factory',
   'predict',
   'train',
 )
 # Optional: inside a function only.
-LAZY = ('av', 'gradio', 'starlette', 'supervision', 'torch')
+LAZY = ('av', 'flatbuffers', 'gradio', 'starlette', 'supervision', 'torch')
 
 
 def under(name: str, prefixes: tuple[str, ...]) -> bool:

@@ -12,6 +12,7 @@ from configs import small
 from embedmask_jax import command_line
 from embedmask_jax.checkpoint import CorruptCheckpointError, Metadata, open_checkpoint
 from embedmask_jax.checkpoint_writer import CheckpointWriter
+from embedmask_jax.config import differences
 from embedmask_jax.errors import UserError
 from embedmask_jax.initial_state import read_initial_variables
 from embedmask_jax.model_file import open_model, write_model_file
@@ -29,6 +30,7 @@ def metadata():
     'preset': 'adelaidet',
   }.items():
     config.model[field] = value
+  config.data.train.images, config.init.checkpoint = 'pictures', 'start.pth'
   return Metadata(config, (1, 2, 5), ('a', 'b', 'c'))
 
 
@@ -49,7 +51,10 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope='module')
 def path(checkpoint, tmp_path_factory):
   path = tmp_path_factory.mktemp('file') / 'model.npz'
-  write_model_file(checkpoint, path)
+  status = command_line.run(
+    ['export', str(checkpoint.workdir), f'--output={path}', '--quiet']
+  )
+  assert status == 0
   return path
 
 
@@ -59,7 +64,13 @@ def template():
 
 def test_it_is_the_checkpoint_in_half_precision(checkpoint, path):
   stored = open_model(path)
-  assert (stored.step, stored.metadata) == (7, checkpoint.metadata)
+  assert stored.step == 7
+  assert stored.metadata.categories == checkpoint.metadata.categories
+  changes = differences(checkpoint.metadata.config, stored.metadata.config)
+  assert changes == {
+    'data.train.images': "'pictures' -> ''",
+    'init.checkpoint': "'start.pth' -> ''",
+  }
   assert stored.shapes('variables') == checkpoint.shapes('variables')
   before = checkpoint.read('variables', template())
   after = stored.read('variables', template())

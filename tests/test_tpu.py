@@ -15,11 +15,13 @@ V5E_GIB = 16
 @pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None, reason='needs libtpu: the extra tpu'
 )
-def test_sixteen_images_fit_eight_chips_of_v5e():
+@pytest.mark.parametrize('preset', ['2019', '2020', '2021', 'adelaidet'])
+def test_sixteen_images_fit_eight_chips_of_v5e(preset):
   """Takes a quarter of an hour on two cores."""
+  program = ROOT / 'experiments' / 'tpu' / 'compile.py'
   # A process of its own: libtpu reads its environment when it is loaded.
   done = subprocess.run(
-    [sys.executable, ROOT / 'experiments' / 'tpu' / 'compile.py'],
+    [sys.executable, program, f'--config=coco_{preset}_r50_1x'],
     cwd=ROOT,
     env={'PYTHONPATH': str(ROOT), 'PATH': ''},
     capture_output=True,

@@ -483,7 +483,7 @@ def test_the_real_network_trains_resumes_evaluates_and_predicts(
   for index, image_id in enumerate(source.image_ids):
     [prediction] = predictor([source.path(index)])
     expected = [entry for entry in results if entry['image_id'] == image_id]
-    assert len(expected) == len(prediction.scores) == 7
+    assert len(expected) == len(prediction.scores) > 4
     for entry, box, score in zip(
       expected, prediction.boxes, prediction.scores, strict=True
     ):

@@ -53,7 +53,7 @@ class Prediction:
 
   @property
   def masks(self) -> np.ndarray:
-    """All masks as bool [n, h, w], made anew: much memory where n and h x w are large.
+    """All masks as bool [n, h, w], made anew; much memory where n and h x w are large.
 
     `windows` has the same without what surrounds the objects.
     """

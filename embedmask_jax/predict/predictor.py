@@ -8,19 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from embedmask_jax.checkpoint import StoredCheckpoint
-from embedmask_jax.data.canvases import choose_canvases, derive_canvases
-from embedmask_jax.data.transforms import empty_batch, fill_image
-from embedmask_jax.data.views import resize_sizes, round_up, whole_view
-from embedmask_jax.datasets import view_settings
+from embedmask_jax.data.transforms import empty_batch
 from embedmask_jax.devices import data_mesh
 from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import detection_settings, load_model
 from embedmask_jax.image_files import read_image
-from embedmask_jax.inference import make_inference, output_canvas
+from embedmask_jax.inference import make_inference
 from embedmask_jax.model_file import open_model
+from embedmask_jax.predict.image_rows import ImageRows
 from embedmask_jax.predict.mask_windows import unpack_window
 from embedmask_jax.predict.merging import TileFindings, merge_tiles
 from embedmask_jax.predict.prediction import Prediction
@@ -88,10 +85,7 @@ class Predictor:
         f'overlap is {overlap}; must be 0 to {tile // 2}, half of a tile of {tile}'
       )
     self._tile, self._overlap = tile, overlap
-    self._views = view_settings(config)
-    self._canvases = self._views['canvases'] or derive_canvases(
-      [self._views['short_side']], self._views['long_side']
-    )
+    self._make_row = ImageRows(config)
     self._batch_size = config.eval.batch_size
     settings = detection_settings(config.eval)
     self.max_detections = max_detections or settings.max_detections
@@ -160,7 +154,7 @@ class Predictor:
     rows, kinds = [], []
     for tile in tiles:
       part = image[tile.top : tile.bottom, tile.left : tile.right]
-      row, kind = self._prepare_row(part)
+      row, kind = self._make_row(part)
       rows.append(row)
       kinds.append(kind)
     return PreparedImage(key, image, tiles, rows, kinds)
@@ -234,29 +228,6 @@ class Predictor:
       box_extent=self._box_extent,
       num_cut_off=sum(found.num_cut_off for found in raw.found),
     )
-
-  def _prepare_row(
-    self, image: np.ndarray
-  ) -> tuple[dict[str, np.ndarray], tuple[tuple[int, int], tuple[int, int]]]:
-    size = np.asarray([image.shape[:2]], np.int32)
-    preset = self._views['preset']
-    [resized] = resize_sizes(
-      size,
-      self._views['short_side'],
-      self._views['long_side'],
-      rounds=preset.rounds_sizes,
-    ).tolist()
-    [index] = choose_canvases(np.asarray([resized]), self._canvases)
-    # An image that fits no canvas has one of its own: nothing is made smaller to fit.
-    canvas = (
-      self._canvases[index]
-      if index >= 0
-      else (round_up(resized[0]), round_up(resized[1]))
-    )
-    row = empty_batch(1, canvas, 1)
-    view = whole_view(tuple(resized), canvas, preset=preset)
-    fill_image(row, 0, Image.fromarray(image), view, 0)
-    return row, (canvas, output_canvas(size, self._views['output_ladder']))
 
   def _launch(self, rows: list[dict[str, np.ndarray]], kind: Any) -> Detections:
     """Starts the compiled function on up to a batch of rows."""

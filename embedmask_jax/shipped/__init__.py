@@ -1,4 +1,4 @@
-"""Models that come with the package, each a model file with its card beside it."""
+"""Models that come with the package (docs/nuclei_model.md)."""
 
 from pathlib import Path
 
