@@ -40,6 +40,7 @@ COMMANDS = {
   'train': 'train',
   'eval': 'evaluate',
   'predict': 'predict',
+  'demo': 'demo',
   'import': 'import_weights',
   'export': 'export',
   'compile': 'compile_ahead',

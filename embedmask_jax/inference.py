@@ -2,21 +2,31 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.postprocess import DetectionSettings, detect
-from embedmask_jax.structures import Array, Batch, Detections, HeadOutputs
+from embedmask_jax.structures import (
+  Array,
+  Batch,
+  Detections,
+  Embeddings,
+  HeadOutputs,
+)
 
 # Sides of output canvases beyond the ladder are multiples of this many pixels.
 OVERSIZE_STEP = 1024
 
 Inference = Callable[[dict, Batch, tuple[int, int]], Detections]
+EmbeddingInference = Callable[
+  [dict, Batch, tuple[int, int]], tuple[Detections, Embeddings]
+]
 
 
 def make_inference(
@@ -33,16 +43,54 @@ def make_inference(
     mesh: with the axis `DATA_AXIS`; the batch is split over it.
   """
 
+  def only_detections(outputs: HeadOutputs, detections: Detections) -> Detections:
+    del outputs
+    return detections
+
+  return _compiled(model, settings, mesh, only_detections)
+
+
+def make_embedding_inference(
+  model: EmbedMask, settings: DetectionSettings, mesh: Mesh
+) -> EmbeddingInference:
+  """Returns the same function with the embeddings beside the detections.
+
+  Args: see `make_inference`.
+  """
+
+  def with_embeddings(
+    outputs: HeadOutputs, detections: Detections
+  ) -> tuple[Detections, Embeddings]:
+    def chosen(values: Array) -> Array:
+      return jnp.take_along_axis(values, detections.location[..., None], axis=1)
+
+    embeddings = Embeddings(
+      pixel=outputs.pixel_embedding,
+      proposal=chosen(outputs.proposal_embedding),
+      margin=chosen(outputs.margin),
+    )
+    return detections, embeddings
+
+  return _compiled(model, settings, mesh, with_embeddings)
+
+
+def _compiled(
+  model: EmbedMask,
+  settings: DetectionSettings,
+  mesh: Mesh,
+  result: Callable[[HeadOutputs, Detections], Any],
+) -> Callable[[dict, Batch, tuple[int, int]], Any]:
+  """Maps network and detection over the mesh; `result` says what comes of them."""
+
   @partial(jax.jit, static_argnums=2)
-  def inference(
-    variables: dict, batch: Batch, output_canvas: tuple[int, int]
-  ) -> Detections:
+  def inference(variables: dict, batch: Batch, output_canvas: tuple[int, int]) -> Any:
     def replica_inference(
       variables: dict, images: Array, sizes: Array, valid: Array, original: Array
-    ) -> Detections:
-      return infer(
+    ) -> Any:
+      seen = _outputs_and_detections(
         model, settings, variables, images, sizes, valid, original, output_canvas
       )
+      return result(*seen)
 
     return jax.shard_map(
       replica_inference,
@@ -80,9 +128,37 @@ def infer(
     images, image_size, valid_size, original_size: see `Batch`.
     output_canvas, packs_masks: see `detect`.
   """
-  outputs = model.apply(variables, images, image_size, valid_size, train=False)
-  return detect(
-    cast(HeadOutputs, outputs),
+  _, detections = _outputs_and_detections(
+    model,
+    settings,
+    variables,
+    images,
+    image_size,
+    valid_size,
+    original_size,
+    output_canvas,
+    packs_masks=packs_masks,
+  )
+  return detections
+
+
+def _outputs_and_detections(
+  model: EmbedMask,
+  settings: DetectionSettings,
+  variables: dict,
+  images: Array,
+  image_size: Array,
+  valid_size: Array,
+  original_size: Array,
+  output_canvas: tuple[int, int],
+  *,
+  packs_masks: bool = True,
+) -> tuple[HeadOutputs, Detections]:
+  outputs = cast(
+    HeadOutputs, model.apply(variables, images, image_size, valid_size, train=False)
+  )
+  detections = detect(
+    outputs,
     image_size,
     valid_size,
     original_size,
@@ -91,6 +167,7 @@ def infer(
     output_canvas=output_canvas,
     packs_masks=packs_masks,
   )
+  return outputs, detections
 
 
 def output_canvas(

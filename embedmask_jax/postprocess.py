@@ -269,7 +269,7 @@ def assemble_masks(
         valid // 4,
         preset=preset,
       )
-      masks = (_resize(grid, *weights) > threshold) & inside
+      masks = (resize_grid(grid, *weights) > threshold) & inside
       masks &= is_valid[:, None, None]
       return jnp.packbits(masks, axis=-1) if packs_masks else masks
 
@@ -400,7 +400,7 @@ def resize_weights(
   return rows, columns
 
 
-def _resize(grid: Array, row_weights: Array, column_weights: Array) -> Array:
+def resize_grid(grid: Array, row_weights: Array, column_weights: Array) -> Array:
   """Resizes [K, rows, columns] with the matrices of `resize_weights`."""
   product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
   return product(

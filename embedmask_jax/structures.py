@@ -112,6 +112,21 @@ class Targets:
 
 
 @struct.dataclass
+class Embeddings:
+  """What the masks of `Detections` were read from, float32.
+
+  Attributes:
+    pixel: [B, H/8, W/8, D], of all pixels.
+    proposal: [B, K, D], of the proposal that became each detection.
+    margin: [B, K, M], positive.
+  """
+
+  pixel: Array
+  proposal: Array
+  margin: Array
+
+
+@struct.dataclass
 class Detections:
   """Final results for a batch, best score first.
 

@@ -59,7 +59,7 @@ CONFIG_AWARE = (
   'train',
 )
 # Optional: inside a function only.
-LAZY = ('av', 'flatbuffers', 'supervision', 'torch')
+LAZY = ('av', 'flatbuffers', 'gradio', 'starlette', 'supervision', 'torch')
 
 
 def under(name: str, prefixes: tuple[str, ...]) -> bool:
@@ -195,7 +195,10 @@ def loaded_by(code: str) -> set[str]:
   return set(result.stdout.rpartition('loaded:')[2].split())
 
 
-HEAVY = {'flax', 'grain', 'jax', 'tensorflow', 'tensorflow_datasets', 'torch'}
+HEAVY = {
+  *('flax', 'gradio', 'grain', 'jax'),
+  *('tensorflow', 'tensorflow_datasets', 'torch'),
+}
 
 
 def test_the_package_loads_without_jax():

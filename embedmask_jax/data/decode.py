@@ -47,10 +47,14 @@ _TURNS = {
 
 
 def decode_image(
-  data: bytes, name: str, size: tuple[int, int] | None = None
+  data: bytes,
+  name: str,
+  size: tuple[int, int] | None = None,
+  *,
+  max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
   """Returns the image as uint8 [height, width, 3], RGB; see `open_rgb`."""
-  return np.asarray(open_rgb(data, name, size))
+  return np.asarray(open_rgb(data, name, size, max_pixels=max_pixels))
 
 
 def stored_form(data: bytes) -> tuple[tuple[int, int], int]:
@@ -65,7 +69,11 @@ def stored_form(data: bytes) -> tuple[tuple[int, int], int]:
 
 
 def open_rgb(
-  data: bytes, name: str, size: tuple[int, int] | None = None
+  data: bytes,
+  name: str,
+  size: tuple[int, int] | None = None,
+  *,
+  max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
   """Decodes an image file.
 
@@ -76,19 +84,21 @@ def open_rgb(
       pixels as stored, so the EXIF orientation is applied only where `size` is not
       that of the stored pixels but that of the turned ones. None: no annotations;
       the image is turned as its EXIF orientation says.
+    max_pixels: at most MAX_PIXELS; an image that claims more is not unpacked.
 
   Returns:
     A Pillow image of mode RGB.
 
   Raises:
-    UserError: the data cannot be decoded, are cut short, hold more than MAX_PIXELS
-      pixels, or have another size than `size`.
+    UserError: the data cannot be decoded, are cut short, hold more than
+      `max_pixels` pixels, or have another size than `size`.
   """
   try:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     stored = (image.height, image.width)
-    if stored[0] * stored[1] > MAX_PIXELS:
-      raise _huge(name, f'{stored[1]}x{stored[0]} pixels (width x height)')
+    if stored[0] * stored[1] > max_pixels:
+      what = f'{stored[1]}x{stored[0]} pixels (width x height)'
+      raise _huge(name, what, max_pixels)
     if size is not None and tuple(size) not in (stored, stored[::-1]):
       raise _wrong_size(name, stored, size)
     image.load()
@@ -98,7 +108,7 @@ def open_rgb(
   except UserError:
     raise
   except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-    raise _huge(name, 'too many pixels') from error
+    raise _huge(name, 'too many pixels', max_pixels) from error
   except Image.UnidentifiedImageError as error:
     raise UserError(
       f'{name}: not an image of a known format ({", ".join(FORMATS)}); replace the '
@@ -117,9 +127,9 @@ def open_rgb(
   return rgb
 
 
-def _huge(name: str, what: str) -> UserError:
+def _huge(name: str, what: str, max_pixels: int) -> UserError:
   return UserError(
-    f'{name}: {what}; at most {MAX_PIXELS} are decoded. Cut the image into tiles or '
+    f'{name}: {what}; at most {max_pixels} are decoded. Cut the image into tiles or '
     'shrink it'
   )
 

@@ -89,11 +89,11 @@ class Predictor:
     self._batch_size = config.eval.batch_size
     settings = detection_settings(config.eval)
     self.max_detections = max_detections or settings.max_detections
-    mesh = data_mesh(num_devices=1)
-    model, self._variables = load_model(stored, config, mesh)
+    self._mesh = data_mesh(num_devices=1)
+    self._model, self._variables = load_model(stored, config, self._mesh)
     preset = PRESETS[config.model.preset]
     self._box_extent = preset.box_extent
-    settings = dataclasses.replace(
+    self._settings = dataclasses.replace(
       settings,
       max_detections=self.max_detections,
       # A class score is never below the final score, so this loses nothing.
@@ -102,7 +102,7 @@ class Predictor:
         float(self._thresholds.min()) ** (2 if preset.has_root_score else 1),
       ),
     )
-    self._inference = make_inference(model, settings, mesh)
+    self._inference = make_inference(self._model, self._settings, self._mesh)
 
   @classmethod
   def from_checkpoint(cls, path: str | os.PathLike, **options: Any) -> 'Predictor':
