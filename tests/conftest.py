@@ -1,6 +1,22 @@
 """Settings for all tests."""
 
 import os
+import sys
+from pathlib import Path
 
 # Compiling is most of the work here, and what is compiled runs once or twice.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+
+_MAPS = Path('/proc/self/maps')
+# Linux lets a process have 65530 memory maps. A compiled program takes tens of them,
+# and where there are no more, compiling crashes.
+_MANY_MAPS = 25_000
+
+
+def pytest_runtest_teardown(item, nextitem):
+  """Forgets compiled programs before they are too many."""
+  is_last_of_file = nextitem is None or nextitem.path != item.path
+  if not (is_last_of_file or item.get_closest_marker('slow')):
+    return
+  if _MAPS.exists() and _MAPS.read_bytes().count(b'\n') > _MANY_MAPS:
+    sys.modules['jax'].clear_caches()
