@@ -18,7 +18,6 @@ from configs import base
 from embedmask_jax import command_line
 from embedmask_jax.checkpoint import Metadata, checksum
 from embedmask_jax.checkpoint_writer import CheckpointWriter
-from embedmask_jax.commands import export as export_command
 from embedmask_jax.data.views import resize_sizes
 from embedmask_jax.errors import UserError
 from embedmask_jax.export.size_table import make_size_table
@@ -206,12 +205,3 @@ def test_differences_are_seen():
   assert compare(found([one]), wrong_class).num_matched == 0
   assert agrees([compare(found(np.zeros((0, 4))), found(np.zeros((0, 4))))])
   assert 'DISAGREE' in format_rows([Row('a.png', missing, 0.1, 0.2)])
-
-
-def test_every_command_of_the_page_parses():
-  commands = re.findall(r'^embedmask (export .*)$', PAGE, re.MULTILINE)
-  assert len(commands) == 2
-  for line in commands:
-    parser = command_line._make_parser('export', export_command)
-    arguments = parser.parse_args(line.split()[1:])
-    assert arguments.source == 'runs/mine'

@@ -7,7 +7,6 @@ import pytest
 from coco_files import noise
 from PIL import Image
 
-from embedmask_jax.data import decode
 from embedmask_jax.data.decode import decode_image
 from embedmask_jax.errors import UserError
 
@@ -202,7 +201,7 @@ def test_huge_images_are_refused_where_warnings_are_errors():
     decode_image(huge_png(10000, 10000), 'd.png')
 
 
-def test_limit_is_pixels(monkeypatch):
-  monkeypatch.setattr(decode, 'MAX_PIXELS', SIZE[0] * SIZE[1] - 1)
+def test_limit_is_pixels():
   with pytest.raises(UserError, match='36x24'):
-    decode_image(encoded(RGB), 'x')
+    decode_image(encoded(RGB), 'x', max_pixels=SIZE[0] * SIZE[1] - 1)
+  decode_image(encoded(RGB), 'x', max_pixels=SIZE[0] * SIZE[1])
