@@ -11,6 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+if sys.version_info >= (3, 12):
+  pytest.skip(
+    'Python 3.12.1 with gcsfs 2026.10 crashes in a garbage collection in the thread of '
+    'gcsfs; why is not known',
+    allow_module_level=True,
+  )
 # Read when gcsfs is imported; see `FakeGcs.environment`.
 os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
 pytest.importorskip('gcsfs', reason='needs the extra gcs')
