@@ -87,7 +87,7 @@ def _compiled(
     def replica_inference(
       variables: dict, images: Array, sizes: Array, valid: Array, original: Array
     ) -> Any:
-      seen = _outputs_and_detections(
+      seen = infer(
         model, settings, variables, images, sizes, valid, original, output_canvas
       )
       return result(*seen)
@@ -119,7 +119,7 @@ def infer(
   output_canvas: tuple[int, int],
   *,
   packs_masks: bool = True,
-) -> Detections:
+) -> tuple[HeadOutputs, Detections]:
   """Network and post-processing of a device's images; what all compiled programs run.
 
   Args:
@@ -128,32 +128,6 @@ def infer(
     images, image_size, valid_size, original_size: see `Batch`.
     output_canvas, packs_masks: see `detect`.
   """
-  _, detections = _outputs_and_detections(
-    model,
-    settings,
-    variables,
-    images,
-    image_size,
-    valid_size,
-    original_size,
-    output_canvas,
-    packs_masks=packs_masks,
-  )
-  return detections
-
-
-def _outputs_and_detections(
-  model: EmbedMask,
-  settings: DetectionSettings,
-  variables: dict,
-  images: Array,
-  image_size: Array,
-  valid_size: Array,
-  original_size: Array,
-  output_canvas: tuple[int, int],
-  *,
-  packs_masks: bool = True,
-) -> tuple[HeadOutputs, Detections]:
   outputs = cast(
     HeadOutputs, model.apply(variables, images, image_size, valid_size, train=False)
   )

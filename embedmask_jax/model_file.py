@@ -77,9 +77,9 @@ def open_model(path: epath.PathLike) -> StoredCheckpoint:
     return open_checkpoint(path)
   if not path.is_file():
     raise UserError(f'model {path}: no such file')
-  content = _read_arrays(path, '')
   try:
-    stored = json.loads(bytes(content[_METADATA]).decode())
+    [text] = _read_arrays(path, _METADATA).values()
+    stored = json.loads(bytes(text).decode())
     step, checksums = int(stored['step']), dict(stored['checksums'])
   except (KeyError, ValueError, TypeError) as error:
     raise CorruptCheckpointError(
@@ -152,14 +152,13 @@ def _widened(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _read_arrays(path: epath.Path, item: str) -> dict[str, Any]:
-  """The arrays under `item`, without it in their names; all for ''."""
-  prefix = f'{item}/' if item else ''
+  """The array `item`, or those under it, without it in their names."""
   try:
     with path.open('rb') as file, np.load(file, allow_pickle=False) as content:
       return {
-        name.removeprefix(prefix): content[name]
+        name.removeprefix(f'{item}/'): content[name]
         for name in content.files
-        if name.startswith(prefix)
+        if name == item or name.startswith(f'{item}/')
       }
   except (OSError, ValueError, zipfile.BadZipFile) as error:
     raise CorruptCheckpointError(

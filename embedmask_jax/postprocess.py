@@ -165,14 +165,12 @@ def select_proposals(
       extent=preset.box_extent,
     )
     boxes = clipped
-    count = min(settings.max_detections, keep.size)
-    place = jnp.argsort(~keep, stable=True)[:count]
-    padding = (0, settings.max_detections - count)
-    place, valid = jnp.pad(place, padding), jnp.pad(keep[place], padding)
+    place = jnp.nonzero(keep, size=settings.max_detections, fill_value=-1)[0]
+    valid = place >= 0
     sides = boxes[place, 2:] - boxes[place, :2] + preset.box_extent
     valid &= jnp.all(sides > 0, axis=-1)
-    order = jnp.argsort(~valid, stable=True)
-    place, valid = place[order], valid[order]
+    place = place[jnp.argsort(~valid, stable=True)]
+    valid = jnp.sort(valid, descending=True)
     return Proposals(
       boxes=jnp.where(valid[:, None], boxes[place], 0),
       scores=jnp.where(valid, score[place], 0),

@@ -484,6 +484,8 @@ def test_the_real_network_trains_resumes_evaluates_and_predicts(
     [prediction] = predictor([source.path(index)])
     expected = [entry for entry in results if entry['image_id'] == image_id]
     assert len(expected) == len(prediction.scores) > 4
+    # adelaidet drops boxes that nothing is left of when they are cut at the border.
+    assert len(expected) == 7 or preset == 'adelaidet'
     for entry, box, score in zip(
       expected, prediction.boxes, prediction.scores, strict=True
     ):

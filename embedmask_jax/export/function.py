@@ -46,7 +46,7 @@ def make_function(
       image, size, network_size, table.network_canvas, table.taps
     )
     valid_size = jax.lax.div(network_size + 31, jnp.int32(32)) * 32
-    found = infer(
+    _, found = infer(
       model,
       settings,
       unflatten_dict(dict(weights), sep='/'),
