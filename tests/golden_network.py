@@ -33,6 +33,7 @@ from embedmask_jax.models.factory import build_model
 from embedmask_jax.models.resnet import ARCHITECTURES
 from embedmask_jax.ops.locations import STRIDES
 from embedmask_jax.structures import HeadOutputs
+from embedmask_jax.weights.tree import copy_tree
 
 _FEATURE_SAMPLE = 512
 # Ten times what the head outputs' noise does to class scores, IoUs, final scores.
@@ -50,6 +51,18 @@ def variables_of(golden: GoldenSet, arch: str, seed: int) -> dict:
   """Our variables with the rule's weights."""
   read = import_adelaidet if golden.is_adelaidet else import_authors
   return read(state_dict_of(golden, arch, seed))[0]
+
+
+def disturbed(variables: dict, seed: int) -> dict:
+  """The same but for a first convolution that is off by parts in a million.
+
+  So were the runs from which the original's own noise was measured, on the input.
+  """
+  variables = copy_tree(variables)
+  stem = variables['params']['backbone']['stem']['conv']
+  noise = np.random.default_rng(seed).standard_normal(stem['kernel'].shape)
+  stem['kernel'] = np.asarray(stem['kernel'] * (1 + 1e-6 * noise), np.float32)
+  return variables
 
 
 def state_dict_of(golden: GoldenSet, arch: str, seed: int) -> dict[str, np.ndarray]:

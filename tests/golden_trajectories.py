@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from golden_choices import other_choice
 from golden_data import batch_from_polygons
-from golden_network import model_of, variables_of
+from golden_network import disturbed, model_of, variables_of
 from golden_rule import subsample
 from golden_set import (
   Arrays,
@@ -31,15 +31,12 @@ from embedmask_jax.optim import OptimSettings, Schedule, is_trained, make_optimi
 from embedmask_jax.structures import Batch
 from embedmask_jax.train_state import TrainState, create_train_state
 from embedmask_jax.train_step import make_train_step
-from embedmask_jax.weights.tree import copy_tree
 
 _DEFAULT_ARCH = 'R50'
 # At the config's rate these weights train chaotically: later steps say nothing.
 _COMPARABLE_STEPS = {'t_config': 2, 't_mid': 4}
 # What rounding to float32 changes at most, relative to the number.
 _HALF_STEP = 2.0**-24
-# As the original's spread was measured, there on the input.
-_DISTURBANCE = 1e-6
 _DISTURBED_RUNS = 2
 
 
@@ -104,8 +101,9 @@ def check_trajectories(golden: GoldenSet, report: Report) -> None:
         'held against the spread of our own disturbed runs'
       )
       for seed in range(_DISTURBED_RUNS):
-        disturbed = _observations(_disturbed(trajectory, seed))
-        for i, (first, other) in enumerate(zip(observations, disturbed, strict=False)):
+        variables = disturbed(trajectory.variables, seed)
+        others = _observations(dataclasses.replace(trajectory, variables=variables))
+        for i, (first, other) in enumerate(zip(observations, others, strict=False)):
           own[i] = max(own[i], rms(first.found - other.found))
     for observation, own_spread in zip(observations, own, strict=True):
       report.observe(
@@ -149,15 +147,6 @@ def _read(golden: GoldenSet, record: str, report: Report) -> Trajectory:
     batch_from_polygons(entry['instances'], sizes, canvas, images, golden.preset),
     min(_COMPARABLE_STEPS.get(record, total), total),
   )
-
-
-def _disturbed(trajectory: Trajectory, seed: int) -> Trajectory:
-  """The same with a first convolution that is off by parts in a million."""
-  variables = copy_tree(trajectory.variables)
-  stem = variables['params']['backbone']['stem']['conv']
-  noise = np.random.default_rng(seed).standard_normal(stem['kernel'].shape)
-  stem['kernel'] = np.asarray(stem['kernel'] * (1 + _DISTURBANCE * noise), np.float32)
-  return dataclasses.replace(trajectory, variables=variables)
 
 
 def _observations(

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import golden_check
 import golden_network
+import golden_training
 import golden_trajectories
+import jax
 import numpy as np
 import pytest
 from golden_set import GoldenSet
@@ -87,6 +89,23 @@ def test_a_wrong_momentum_is_no_spread(tmp_path, monkeypatch):
   failed = {row.quantity for row in report.rows.values() if not row.passed}
   assert 'trajectory: momentum' in failed
   assert not report.failures
+
+
+@pytest.mark.slow
+def test_a_wrong_gradient_is_no_spread(monkeypatch):
+  """Nor another gradient: here that of a mask loss with a hundredth too much weight."""
+  right = golden_training.compute_losses
+
+  def wrong(*arguments, **options):
+    losses = right(*arguments, **options)
+    mask = losses['mask']
+    return {**losses, 'mask': mask + 0.01 * (mask - jax.lax.stop_gradient(mask))}
+
+  monkeypatch.setattr(golden_training, 'compute_losses', wrong)
+  report = Report()
+  golden_training.check_parameter_gradients(GoldenSet(LOCAL), report, only='l1$')
+  failed = {row.quantity for row in report.rows.values() if not row.passed}
+  assert failed == {'end to end: parameter gradients', 'end to end: gradient norms'}
 
 
 def folder_with(tmp_path, *names):

@@ -6,7 +6,7 @@ versions add coordinates, and one margin per dimension).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from embedmask_jax.models.layers import Conv, norm, small_normal
-from embedmask_jax.models.margins import BoxMargin, TowerMargin, stem
+from embedmask_jax.models.margins import BoxMargin, TowerMargin
 from embedmask_jax.models.mask_branch import MaskBranch, SemanticHead
+from embedmask_jax.models.predictions import (
+  PixelEmbedding,
+  ProposalPredictions,
+  embedding,
+)
 from embedmask_jax.models.rematerialisation import Remat, block, stage
 from embedmask_jax.ops.locations import STRIDES, locations
 from embedmask_jax.ops.precision import at_least_float32
@@ -52,43 +57,6 @@ class Tower(nn.Module):
 
       x = block(run, self.remat)(self, x, size)
     return x
-
-
-class Embedding(nn.Module):
-  """3x3 convolutions to an embedding, its layers among those of the head.
-
-  Attributes:
-    of: `proposal` or `pixel`.
-    dims: D.
-    spatial_dims: leading ones, to which positions are added, 2 or 0.
-    stem_channels: of a 1x1 convolution before it; 0: there is none.
-    dtype: of the convolutions, float32 at least.
-  """
-
-  of: str
-  dims: int
-  spatial_dims: int
-  stem_channels: int
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, features: Array, size: Array, position: Array) -> Array:
-    """Returns [B, rows, columns, D].
-
-    Args:
-      features: of a tower or branch.
-      size: valid size of the level, int32 [B, 2].
-      position: [rows, columns, 2].
-    """
-    if self.stem_channels:
-      features = stem('embedding', self.stem_channels, self.dtype)(features, size)
-    predict = partial(Conv, kernel=3, dtype=self.dtype, kernel_init=small_normal)
-    parts = []
-    if self.spatial_dims:
-      spatial = predict(self.spatial_dims, name=f'{self.of}_spatial_embedding')
-      parts.append(spatial(features, size) + position)
-    free = predict(self.dims - self.spatial_dims, name=f'{self.of}_free_embedding')
-    return jnp.concatenate([*parts, free(features, size)], axis=-1)
 
 
 class Head(nn.Module):
@@ -138,29 +106,30 @@ class Head(nn.Module):
         num_classes=self.num_classes, prior_bias=self._prior_bias, **common
       )
 
-    predict = partial(self._prediction, dtype=self.dtype)
-    self.class_logits = predict(self.num_classes, 'class_logits', self._prior_bias)
-    self.box_regression = predict(4, 'box_regression')
-    self.centerness = predict(1, 'centerness')
-
-    # Embeddings are compared by their differences: bfloat16 would lose them.
-    dtype = jnp.promote_types(self.dtype, jnp.float32)
-    spatial_dims = self.preset.spatial_dims
-    stem_channels = narrow if self.preset.has_stems else 0
-    embedding = partial(
-      Embedding, dims=self.embedding_dim, spatial_dims=spatial_dims, dtype=dtype
+    self.class_logits = Conv(
+      self.num_classes,
+      3,
+      dtype=self.dtype,
+      kernel_init=small_normal,
+      bias_init=nn.initializers.constant(self._prior_bias),
     )
-    self.proposal_embedding = embedding('proposal', stem_channels=stem_channels)
-    self.pixel_embedding = embedding('pixel', stem_channels=0)
-    margins: dict[str, Callable[..., nn.Module]] = {
-      'per_dimension': partial(
-        TowerMargin, self.embedding_dim, spatial_dims, stem_channels
-      ),
-      'scalar': partial(TowerMargin, 1, 0, stem_channels),
-      'from_box': BoxMargin,
+    preset, spatial_dims = self.preset, self.preset.spatial_dims
+    margin_dims = {'per_dimension': self.embedding_dim, 'scalar': 1, 'from_box': 0}
+    self.proposal_predictions = ProposalPredictions(
+      embedding_dim=self.embedding_dim,
+      spatial_dims=spatial_dims,
+      margin_dims=margin_dims[preset.margin],
+      stem_channels=narrow if preset.has_stems else 0,
+      dtype=self.dtype,
+    )
+    self.pixel_embedding = PixelEmbedding(self.embedding_dim, spatial_dims, self.dtype)
+    margins: dict[str, nn.Module] = {
+      'per_dimension': TowerMargin(spatial_dims, parent=None),
+      'scalar': TowerMargin(0, parent=None),
+      'from_box': BoxMargin(parent=None),
     }
-    self.margin = margins[self.preset.margin](dtype=dtype)
-    for part in (self.proposal_embedding, self.pixel_embedding, self.margin):
+    self.margin = margins[preset.margin]
+    for part in (self.proposal_predictions, self.pixel_embedding, self.margin):
       nn.share_scope(self, part)
 
     ones = nn.initializers.ones
@@ -172,16 +141,6 @@ class Head(nn.Module):
   @property
   def _prior_bias(self) -> float:
     return -math.log((1 - self.prior_probability) / self.prior_probability)
-
-  def _prediction(self, channels: int, name: str, bias: float = 0.0, *, dtype: Any):
-    return Conv(
-      channels,
-      3,
-      dtype=dtype,
-      kernel_init=small_normal,
-      bias_init=nn.initializers.constant(bias),
-      name=name,
-    )
 
   def __call__(
     self,
@@ -236,15 +195,17 @@ class Head(nn.Module):
 
     class_features = self.class_tower(features, size)
     box_features = self.box_tower(features, size)
-    regression = at_least_float32(self.box_regression(box_features, size))
+    predicted = self.proposal_predictions(box_features, size)
+    regression = at_least_float32(predicted['box_regression'])
     regression = nn.relu(self.box_scale[index] * regression)
     position = self._position(features, points)
+    exponent = predicted.get('proposal_margin')
     return {
       'class_logits': flat(self.class_logits(class_features, size)),
       'box_regression': flat(regression),
-      'centerness': flat(self.centerness(box_features, size))[..., 0],
-      'proposal_embedding': flat(self.proposal_embedding(box_features, size, position)),
-      'margin': flat(self.margin(box_features, regression, size, index)),
+      'centerness': flat(predicted['centerness'])[..., 0],
+      'proposal_embedding': flat(embedding(predicted, 'proposal', position)),
+      'margin': flat(self.margin(exponent, regression, size, index)),
     }
 
   def _position(self, features: Array, points: np.ndarray) -> Array:

@@ -2,6 +2,7 @@
 
   python experiments/tpu/compile.py [--topology=v5e:2x4]
     [--config=coco_2021_r50_1x] [--images_per_chip=2] [--instances=32]
+    [--field=train.remat=stages ...] [--only=inference|step]
 
 Needs `libtpu` (pip install -e '.[tpu]'). Prints the bytes a chip needs, from the
 compiler's own account, for one training step and one inference at 800x1344.
@@ -24,6 +25,7 @@ os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
 
 import jax
 import numpy as np
+import yaml
 from absl import logging
 from jax.experimental import topologies
 from jax.sharding import Mesh
@@ -53,9 +55,9 @@ def tpu_mesh(topology: str) -> Mesh:
 
 
 def compile_programs(
-  mesh: Mesh, config: ConfigDict, images_per_chip: int, instances: int
+  mesh: Mesh, config: ConfigDict, images_per_chip: int, instances: int, only: str
 ) -> Iterator[tuple[str, jax.stages.Compiled]]:
-  """Inference and the training step of `config`, compiled for `mesh`."""
+  """Inference and the training step of `config`, or one of them, for `mesh`."""
   training = set_up(config, NUM_CLASSES, mesh)
   state = jax.eval_shape(
     lambda variables: create_train_state(variables, training.optimizer),
@@ -63,15 +65,13 @@ def compile_programs(
   )
   batch = Batch(**empty_batch(images_per_chip * mesh.size, CANVAS, instances))
   state, batch = placed(mesh, state), placed(mesh, batch, DATA_AXIS)
-  inference = make_inference(training.model, detection_settings(config.eval), mesh)
-  yield (
-    'inference',
-    compile_program(
-      'inference', inference, placed(mesh, state.variables), batch, OUTPUT_CANVAS
-    ),
-  )
-  step = training.train_step
-  yield 'training step', compile_program('training step', step, state, batch)
+  if only != 'step':
+    inference = make_inference(training.model, detection_settings(config.eval), mesh)
+    arguments = placed(mesh, state.variables), batch, OUTPUT_CANVAS
+    yield 'inference', compile_program('inference', inference, *arguments)
+  if only != 'inference':
+    step = training.train_step
+    yield 'training step', compile_program('training step', step, state, batch)
 
 
 def operations(program: jax.stages.Compiled) -> Counter[str]:
@@ -87,21 +87,27 @@ def main() -> None:
   parser.add_argument('--config', default='coco_2021_r50_1x')
   parser.add_argument('--images_per_chip', type=int, default=2)
   parser.add_argument('--instances', type=int, default=32)
+  parser.add_argument('--field', action='append', default=[], help='of the config')
+  parser.add_argument('--only', choices=('inference', 'step'), default='')
   parser.add_argument('--text', type=Path, help='folder for the programs as text')
   arguments = parser.parse_args()
   logging.set_verbosity(logging.INFO)
   config = importlib.import_module(f'configs.{arguments.config}').get_config()
   config.model.dtype = 'bfloat16'
+  for field in arguments.field:
+    name, value = field.split('=', 1)
+    config.update_from_flattened_dict({name: yaml.safe_load(value)})
   programs = compile_programs(
     tpu_mesh(arguments.topology),
     config,
     arguments.images_per_chip,
     arguments.instances,
+    arguments.only,
   )
   for name, program in programs:
     counts = operations(program)
     listed = ', '.join(f'{op} {counts[op]}' for op in WATCHED)
-    title = f'{arguments.config}, {arguments.topology}, {name}'
+    title = ', '.join([arguments.config, *arguments.field, arguments.topology, name])
     print(f'{title}: {memory_of(program)}; {listed}', flush=True)
     if arguments.text:
       (arguments.text / f'{name}.txt').write_text(program.as_text())
