@@ -2,7 +2,10 @@
 
 import os
 import sys
+import time
 from pathlib import Path
+
+import pytest
 
 # Compiling is most of the work here, and what is compiled runs once or twice.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
@@ -11,6 +14,13 @@ _MAPS = Path('/proc/self/maps')
 # Linux lets a process have 65530 memory maps. A compiled program takes tens of them,
 # and where there are no more, compiling crashes.
 _MANY_MAPS = 25_000
+
+
+def pytest_runtest_setup(item):
+  """Leaves out slow tests that would start after SLOW_TESTS_UNTIL, in Unix seconds."""
+  until = float(os.environ.get('SLOW_TESTS_UNTIL', 'inf'))
+  if item.get_closest_marker('slow') and time.time() > until:
+    pytest.skip('no time left: SLOW_TESTS_UNTIL')
 
 
 def pytest_runtest_teardown(item, nextitem):
