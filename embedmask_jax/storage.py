@@ -6,8 +6,11 @@ folders, no appending and no locks, and renames file by file: docs/scale.md says
 stands in for them.
 """
 
+import functools
 import importlib.util
+import io
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
@@ -36,6 +39,7 @@ def located(path: str | os.PathLike) -> epath.Path:
     if importlib.util.find_spec('gcsfs') is None:
       raise UserError(f'{text}: needs gcsfs: pip install embedmask-jax[gcs]')
     _forget_listings()
+    _send_plain_bytes()
     return epath.Path(text)
   if '://' in text:
     raise UserError(
@@ -53,6 +57,36 @@ def _forget_listings() -> None:
 
   for protocol in ('gcs', 'gs'):
     fsspec.config.conf.setdefault(protocol, {})['use_listings_cache'] = False
+
+
+@functools.cache
+def _send_plain_bytes() -> None:
+  """Keeps Python 3.12.0 and 3.12.1 from crashing after a write that failed.
+
+  Their garbage collector does when a `BytesIO.getbuffer()` is part of a cycle
+  (gh-111049, mended in 3.12.2). gcsfs sends such a buffer, and the error of a failed
+  write is in a cycle with the frames that hold it.
+  """
+  if not (3, 12) <= sys.version_info < (3, 12, 2):
+    return
+  from gcsfs.core import GCSFile
+
+  upload = GCSFile._upload_chunk
+
+  def upload_plain_bytes(self, final=False):
+    position = self.buffer.tell()
+    self.buffer = _PlainBytes(self.buffer.getvalue())
+    self.buffer.seek(position)
+    return upload(self, final)
+
+  GCSFile._upload_chunk = upload_plain_bytes
+
+
+class _PlainBytes(io.BytesIO):
+  """Its buffer is one of immutable bytes, whose release it need not be told."""
+
+  def getbuffer(self) -> memoryview:
+    return memoryview(self.getvalue())
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
