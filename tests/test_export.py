@@ -127,7 +127,7 @@ def test_stablehlo_agrees_and_runs_with_jax_alone(run_folder, photo, tmp_path, c
   lines = run_alone(snippet('jax.export.deserialize'), tmp_path)
   assert len(lines) == 6
   assert {line.split()[0] for line in lines} <= {'cat', 'dog'}
-  check_contract(output)
+  check_contract(run_folder, output, 'stablehlo')
   contract = json.loads((output / 'contract.json').read_text())
   assert contract['platforms'] == ['cpu', 'cuda', 'tpu']
   weights = dict(np.load(output / 'weights.npz'))
@@ -137,9 +137,20 @@ def test_stablehlo_agrees_and_runs_with_jax_alone(run_folder, photo, tmp_path, c
   assert refused.value.code == 2  # it has files in it
 
 
-def check_contract(output):
+def test_onnx_agrees_and_runs_in_onnx_runtime(run_folder, photo, tmp_path, capsys):
+  pytest.importorskip('onnxruntime')
+  pytest.importorskip('jax2onnx')
+  output = tmp_path / 'exported-onnx'
+  assert export(run_folder, output, '--format=onnx', '--verify', str(photo)) == 0
+  assert capsys.readouterr().out.splitlines()[-1].startswith('agree')
+  shutil.copy(photo, tmp_path)
+  assert len(run_alone(snippet('InferenceSession'), tmp_path)) == 6
+  check_contract(run_folder, output, 'onnx')
+
+
+def check_contract(run_folder, output, kind):
   contract = json.loads((output / 'contract.json').read_text())
-  assert contract['format'] == 'stablehlo'
+  assert contract['format'] == kind
   assert [entry['name'] for entry in contract['inputs']] == ['image', 'size']
   shapes = {entry['name']: entry['shape'] for entry in contract['outputs']}
   assert shapes['masks'] == [6, 48, 64]

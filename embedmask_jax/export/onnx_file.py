@@ -1,0 +1,212 @@
+"""ONNX, by way of jax2onnx: everything from image to masks in one file.
+
+jax2onnx searches what it has written so far at every operation, so its time grows with
+the square of their number. The program is therefore given to it in pieces, each of
+which it converts in a second, and the pieces are put together here.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from embedmask_jax.errors import UserError
+from embedmask_jax.export.flat_program import Piece, flat_program, split_program
+from embedmask_jax.export.function import INPUT_NAMES, OUTPUT_NAMES, Function
+from embedmask_jax.export.verify import Program
+
+MODEL = 'model.onnx'
+OPSET = 21
+PIECE_LENGTH = 100
+INSTALL = "pip install 'embedmask-jax[onnx]'"
+
+
+def write_onnx(
+  folder: Path,
+  function: Function,
+  weights: Mapping[str, np.ndarray],
+  inputs: tuple[jax.ShapeDtypeStruct, ...],
+) -> tuple[str, ...]:
+  """Converts the function; returns the names of the files.
+
+  Args:
+    folder: gets `MODEL`.
+    function: see `make_function`.
+    weights: its first argument, which become initializers of their names.
+    inputs: shapes of its other arguments.
+
+  Raises:
+    UserError: jax2onnx is not installed, or cannot convert an operation.
+  """
+  try:
+    import jax2onnx  # noqa: F401
+    import onnx
+  except ImportError as error:
+    raise UserError(f'--format=onnx needs jax2onnx: {INSTALL}') from error
+
+  def in_order(*args: Any) -> tuple:
+    values = dict(zip(weights, args[: len(weights)], strict=True))
+    outputs = function(values, *args[len(weights) :])
+    return tuple(outputs[name] for name in OUTPUT_NAMES)
+
+  shapes = [
+    jax.ShapeDtypeStruct(array.shape, array.dtype) for array in weights.values()
+  ]
+  program = flat_program(in_order, [*shapes, *inputs])
+  graph = _Graph()
+  graph.name_variables([*weights, *INPUT_NAMES], program.jaxpr.invars)
+  graph.name_variables(OUTPUT_NAMES, program.jaxpr.outvars)
+  for name, array in weights.items():
+    graph.add_constant(name, array)
+  for piece in split_program(program, PIECE_LENGTH):
+    graph.add_piece(piece)
+  image_and_size = program.jaxpr.invars[len(weights) :]
+  model = graph.model(image_and_size, program.jaxpr.outvars)
+  onnx.checker.check_model(model)
+  onnx.save(model, folder / MODEL)
+  return (MODEL,)
+
+
+def load_onnx(folder: Path) -> Program:
+  """The function (image, size) -> outputs of a folder, in ONNX Runtime on the CPU.
+
+  Raises:
+    UserError: onnxruntime is not installed.
+  """
+  try:
+    import onnxruntime
+  except ImportError as error:
+    raise UserError(f'--verify of ONNX needs onnxruntime: {INSTALL}') from error
+  session = onnxruntime.InferenceSession(
+    folder / MODEL, providers=['CPUExecutionProvider']
+  )
+
+  def call(image: np.ndarray, size: np.ndarray) -> dict[str, np.ndarray]:
+    found = session.run(list(OUTPUT_NAMES), {'image': image, 'size': size})
+    return dict(zip(OUTPUT_NAMES, found, strict=True))
+
+  return call
+
+
+class _Graph:
+  """A graph in the making; what pieces pass on has the same name in all of them."""
+
+  def __init__(self) -> None:
+    self._names: dict[core.Var, str] = {}
+    self._nodes: list[Any] = []
+    self._initializers: list[Any] = []
+    self._num_pieces = 0
+
+  def name_variables(self, names: Any, variables: Any) -> None:
+    self._names.update(zip(variables, names, strict=True))
+
+  def add_constant(self, name: str, array: np.ndarray) -> None:
+    import onnx
+
+    self._initializers.append(onnx.numpy_helper.from_array(array, name))
+
+  def add_piece(self, piece: Piece) -> None:
+    """Converts a piece; its own names get its number before them."""
+    import jax2onnx
+
+    inputs, outputs = map(self._named, (piece.inputs, piece.outputs))
+    try:
+      model = jax2onnx.to_onnx(
+        core.jaxpr_as_fun(piece.program),
+        inputs=[_shape(variable) for variable in piece.inputs],
+        input_names=inputs,
+        output_names=outputs,
+        opset=OPSET,
+      )
+    except Exception as error:  # whatever the converter stumbles over
+      reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+      raise UserError(
+        f'jax2onnx cannot convert this model ({type(error).__name__}: '
+        f'{reason[:200]}); use --format=stablehlo'
+      ) from error
+    shared = {*inputs, *outputs, ''}
+    prefix = f'{self._num_pieces}/'
+    _rename(model.graph, lambda name: name if name in shared else prefix + name)
+    _shorten_constants(model.graph)
+    self._nodes.extend(model.graph.node)
+    self._initializers.extend(model.graph.initializer)
+    self._num_pieces += 1
+
+  def model(self, inputs: Any, outputs: Any) -> Any:
+    """The whole."""
+    from onnx import helper
+
+    def described(variable: core.Var) -> Any:
+      shape = _shape(variable)
+      element = helper.np_dtype_to_tensor_dtype(shape.dtype)
+      return helper.make_tensor_value_info(self._names[variable], element, shape.shape)
+
+    graph = helper.make_graph(
+      self._nodes,
+      'embedmask',
+      [described(variable) for variable in inputs],
+      [described(variable) for variable in outputs],
+      self._initializers,
+    )
+    return helper.make_model(
+      graph,
+      opset_imports=[helper.make_opsetid('', OPSET)],
+      ir_version=helper.OP_SET_ID_VERSION_MAP[('ai.onnx', OPSET)],
+    )
+
+  def _named(self, variables: list[core.Var]) -> list[str]:
+    return [
+      self._names.setdefault(variable, f'value{len(self._names)}')
+      for variable in variables
+    ]
+
+
+def _shape(variable: core.Var) -> jax.ShapeDtypeStruct:
+  aval: Any = variable.aval
+  return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def _rename(graph: Any, renamed: Callable[[str], str]) -> None:
+  """Renames what a graph and those within it name, in place."""
+  for named in (*graph.input, *graph.output, *graph.initializer, *graph.node):
+    named.name = renamed(named.name)
+  del graph.value_info[:]
+  for node in graph.node:
+    node.input[:] = map(renamed, node.input)
+    node.output[:] = map(renamed, node.output)
+    for attribute in node.attribute:
+      if attribute.HasField('g'):
+        _rename(attribute.g, renamed)
+
+
+def _shorten_constants(graph: Any) -> None:
+  """Replaces large constants of one value by a node that makes them, in place.
+
+  JAX broadcasts the zeros around an image to the size of the features; jax2onnx writes
+  them all down.
+  """
+  from onnx import helper, numpy_helper
+
+  kept, makers = [], []
+  for tensor in graph.initializer:
+    array = numpy_helper.to_array(tensor)
+    if array.size < 1024 or (array != array.flat[0]).any():
+      kept.append(tensor)
+      continue
+    shape = f'{tensor.name}/shape'
+    kept.append(numpy_helper.from_array(np.asarray(array.shape, np.int64), shape))
+    value = numpy_helper.from_array(array.flat[:1])
+    makers.append(
+      helper.make_node('ConstantOfShape', [shape], [tensor.name], value=value)
+    )
+  nodes = [*makers, *graph.node]
+  for node in nodes:
+    for attribute in node.attribute:
+      if attribute.HasField('g'):
+        _shorten_constants(attribute.g)
+  del graph.initializer[:], graph.node[:]
+  graph.initializer.extend(kept)
+  graph.node.extend(nodes)
