@@ -5,6 +5,7 @@ the square of their number. The program is therefore given to it in pieces, each
 which it converts in a second, and the pieces are put together here.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,9 @@ def write_onnx(
     import onnx
   except ImportError as error:
     raise UserError(f'--format=onnx needs jax2onnx: {INSTALL}') from error
+
+  # It warns of values in loops that have a shape and no type; nothing reads either.
+  logging.getLogger('onnx_ir').setLevel(logging.ERROR)
 
   def in_order(*args: Any) -> tuple:
     values = dict(zip(weights, args[: len(weights)], strict=True))
