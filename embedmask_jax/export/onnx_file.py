@@ -6,7 +6,7 @@ which it converts in a second, and the pieces are put together here.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from embedmask_jax.export.verify import Program
 MODEL = 'model.onnx'
 OPSET = 21
 PIECE_LENGTH = 100
+_LONG = 1024  # elements of a constant worth a node of its own
 INSTALL = "pip install 'embedmask-jax[onnx]'"
 
 
@@ -63,9 +64,12 @@ def write_onnx(
   graph = _Graph()
   graph.name_variables([*weights, *INPUT_NAMES], program.jaxpr.invars)
   graph.name_variables(OUTPUT_NAMES, program.jaxpr.outvars)
-  for name, array in weights.items():
-    graph.add_constant(name, array)
-  for piece in split_program(program, PIECE_LENGTH):
+  pieces = split_program(program, PIECE_LENGTH)
+  read = {variable for piece in pieces for variable in piece.inputs}
+  for variable, name in zip(program.jaxpr.invars, weights, strict=False):
+    if variable in read:  # not those of the semantic head, which only training has
+      graph.add_constant(name, weights[name])
+  for piece in pieces:
     graph.add_piece(piece)
   image_and_size = program.jaxpr.invars[len(weights) :]
   model = graph.model(image_and_size, program.jaxpr.outvars)
@@ -181,36 +185,52 @@ def _rename(graph: Any, renamed: Callable[[str], str]) -> None:
   for node in graph.node:
     node.input[:] = map(renamed, node.input)
     node.output[:] = map(renamed, node.output)
-    for attribute in node.attribute:
-      if attribute.HasField('g'):
-        _rename(attribute.g, renamed)
+  for part in _graphs_within(graph.node):
+    _rename(part, renamed)
 
 
 def _shorten_constants(graph: Any) -> None:
-  """Replaces large constants of one value by a node that makes them, in place.
+  """Leaves out constants that nothing reads, and shortens those of one value.
 
   JAX broadcasts the zeros around an image to the size of the features; jax2onnx writes
-  them all down.
+  them all down, where a node that makes them does.
+
+  Args:
+    graph: changed in place, with the graphs within it.
   """
   from onnx import helper, numpy_helper
 
-  kept, makers = [], []
+  constants, nodes = [], list(graph.node)
+  read = _names_read(graph)
   for tensor in graph.initializer:
     array = numpy_helper.to_array(tensor)
-    if array.size < 1024 or (array != array.flat[0]).any():
-      kept.append(tensor)
+    if tensor.name not in read:
+      continue
+    if array.size < _LONG or (array != array.flat[0]).any():
+      constants.append(tensor)
       continue
     shape = f'{tensor.name}/shape'
-    kept.append(numpy_helper.from_array(np.asarray(array.shape, np.int64), shape))
+    constants.append(numpy_helper.from_array(np.asarray(array.shape, np.int64), shape))
     value = numpy_helper.from_array(array.flat[:1])
-    makers.append(
-      helper.make_node('ConstantOfShape', [shape], [tensor.name], value=value)
-    )
-  nodes = [*makers, *graph.node]
+    maker = helper.make_node('ConstantOfShape', [shape], [tensor.name], value=value)
+    nodes.insert(0, maker)
+  for part in _graphs_within(nodes):
+    _shorten_constants(part)
+  del graph.initializer[:], graph.node[:]
+  graph.initializer.extend(constants)
+  graph.node.extend(nodes)
+
+
+def _names_read(graph: Any) -> set[str]:
+  """What the nodes of a graph and of those within it read, and its outputs."""
+  names = {output.name for output in graph.output}
+  names.update(name for node in graph.node for name in node.input)
+  return names.union(*map(_names_read, _graphs_within(graph.node)))
+
+
+def _graphs_within(nodes: Iterable[Any]) -> Iterator[Any]:
+  """The branches and bodies of nodes."""
   for node in nodes:
     for attribute in node.attribute:
       if attribute.HasField('g'):
-        _shorten_constants(attribute.g)
-  del graph.initializer[:], graph.node[:]
-  graph.initializer.extend(kept)
-  graph.node.extend(nodes)
+        yield attribute.g
