@@ -3,8 +3,10 @@
 The one path of evaluation, prediction and export; static shapes throughout.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,8 @@ from embedmask_jax.ops.resize import aligned_weights, bilinear_weights, double_s
 from embedmask_jax.ops.valid_area import location_mask
 from embedmask_jax.presets import Preset
 from embedmask_jax.structures import Array, Detections, HeadOutputs
+
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -165,8 +169,11 @@ def select_proposals(
       extent=preset.box_extent,
     )
     boxes = clipped
-    place = jnp.nonzero(keep, size=settings.max_detections, fill_value=-1)[0]
-    valid = place >= 0
+    # The first that are kept; equal values keep their order.
+    missing = max(settings.max_detections - keep.size, 0)
+    kept = jnp.pad(keep, (0, missing)).astype(jnp.int32)
+    kept, place = jax.lax.top_k(kept, settings.max_detections)
+    valid = kept > 0
     sides = boxes[place, 2:] - boxes[place, :2] + preset.box_extent
     valid &= jnp.all(sides > 0, axis=-1)
     place = place[jnp.argsort(~valid, stable=True)]
@@ -181,13 +188,16 @@ def select_proposals(
       num_kept=jnp.sum(keep),
     )
 
-  return jax.vmap(per_image)(
+  images = (
     outputs.class_logits,
     outputs.centerness,
     outputs.box_regression,
     image_size,
     location_mask(canvas, valid_size),
   )
+  if image_size.shape[0] == 1:
+    return _one_image(lambda args: per_image(*args), images)
+  return jax.vmap(per_image)(*images)
 
 
 def _top_pairs(
@@ -291,18 +301,24 @@ def assemble_masks(
     packed = jax.lax.map(chunk_masks, parts)
     return packed.reshape(-1, *packed.shape[2:])[: settings.max_detections]
 
-  return jax.lax.map(
-    per_image,
-    (
-      pixels,
-      outputs.proposal_embedding,
-      outputs.margin,
-      found,
-      image_size,
-      valid_size,
-      original_size,
-    ),
+  images = (
+    pixels,
+    outputs.proposal_embedding,
+    outputs.margin,
+    found,
+    image_size,
+    valid_size,
+    original_size,
   )
+  if image_size.shape[0] == 1:
+    return _one_image(per_image, images)
+  return jax.lax.map(per_image, images)
+
+
+def _one_image(per_image: Callable[[tuple], T], images: tuple) -> T:
+  """Does for a batch of one, without a loop, what a mapping does for more."""
+  result = per_image(jax.tree.map(lambda x: x[0], images))
+  return cast(T, jax.tree.map(lambda x: x[None], result))
 
 
 def mask_threshold(settings: DetectionSettings, preset: Preset) -> float:

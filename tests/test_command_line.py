@@ -67,7 +67,7 @@ def test_overview_names_every_command(capsys):
     (['train', '--workdir=w', '--config=no.py'], '--config=no.py: no such file'),
     (['replay', '--workdir=x', '--config.seed=1'], 'takes no config'),
     (['export', 'x', '-o=y.pth', '--config.seed=1'], '--format=pth writes weights'),
-    (['export', 'x', '-o=y.bin'], 'writes a folder; name one'),
+    (['export', 'x', '-o=y.onnx', '--format=onnx'], 'writes a folder; name one'),
     (['export', 'x', '-o=y', '--canvas=480'], '--canvas=480 is not HEIGHTxWIDTH'),
     (['export', 'x', '-o=y', '--network-canvas=480x500'], 'multiples of 32'),
     (['export', 'x', '--checkpoint=x', '-o=y'], 'named twice'),

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.extend.core import jaxpr_as_fun
 from PIL import Image
 
 from configs import base
@@ -20,6 +22,7 @@ from embedmask_jax.checkpoint import Metadata, checksum
 from embedmask_jax.checkpoint_writer import CheckpointWriter
 from embedmask_jax.data.views import resize_sizes
 from embedmask_jax.errors import UserError
+from embedmask_jax.export.flat_program import flat_program, split_program
 from embedmask_jax.export.size_table import make_size_table
 from embedmask_jax.export.verify import Row, agrees, compare, format_rows
 from embedmask_jax.models.factory import build_model, init_variables
@@ -127,7 +130,7 @@ def test_stablehlo_agrees_and_runs_with_jax_alone(run_folder, photo, tmp_path, c
   lines = run_alone(snippet('jax.export.deserialize'), tmp_path)
   assert len(lines) == 6
   assert {line.split()[0] for line in lines} <= {'cat', 'dog'}
-  check_contract(output)
+  check_contract(output, 'stablehlo')
   contract = json.loads((output / 'contract.json').read_text())
   assert contract['platforms'] == ['cpu', 'cuda', 'tpu']
   weights = dict(np.load(output / 'weights.npz'))
@@ -137,9 +140,72 @@ def test_stablehlo_agrees_and_runs_with_jax_alone(run_folder, photo, tmp_path, c
   assert refused.value.code == 2  # it has files in it
 
 
-def check_contract(output):
+@pytest.mark.slow
+def test_onnx_agrees_and_runs_in_onnx_runtime(run_folder, photo, tmp_path, capsys):
+  onnx = pytest.importorskip('onnx')
+  pytest.importorskip('onnxruntime')
+  pytest.importorskip('jax2onnx')
+  output = tmp_path / 'exported-onnx'
+  # So low that the masks of these weights have pixels.
+  options = ('--format=onnx', '--config.eval.mask_threshold=1e-8')
+  assert export(run_folder, output, *options, '--verify', str(photo)) == 0
+  table = capsys.readouterr().out.splitlines()
+  assert table[1].split()[:4] == ['photo.jpg', '6', '6', '6']
+  assert int(table[1].split()[7]) > 0
+  assert table[-1].startswith('agree')
+  files = sorted(path.name for path in output.iterdir())
+  assert files == ['contract.json', 'model.onnx']
+  shutil.copy(photo, tmp_path)
+  lines = run_alone(snippet('InferenceSession'), tmp_path)
+  assert len(lines) == 6
+  assert {line.split()[0] for line in lines} <= {'cat', 'dog'}
+  check_contract(output, 'onnx')
   contract = json.loads((output / 'contract.json').read_text())
-  assert contract['format'] == 'stablehlo'
+  constants = {
+    tensor.name: onnx.numpy_helper.to_array(tensor)
+    for tensor in onnx.load(output / 'model.onnx').graph.initializer
+  }
+  weights = {name: array for name, array in constants.items() if 'params/' in name}
+  assert checksum(weights) == contract['model']['weights_crc32']
+
+
+def test_onnx_is_in_float32(run_folder, tmp_path, capsys):
+  options = ('--format=onnx', '--config.model.dtype=bfloat16')
+  assert export(run_folder, tmp_path / 'exported', *options) == 2
+  assert 'add --config.model.dtype=float32' in capsys.readouterr().err
+
+
+def test_a_program_in_pieces_is_the_program():
+  table = jnp.arange(6.0)
+
+  def clear(x):
+    return jnp.where(jnp.arange(6) < 4, x, 0)
+
+  def function(x, y):
+    jnp.sin(x)  # of no use
+    z = clear(jax.nn.relu(clear(x) + table)) * y
+    return jax.lax.cond(y > 1, jnp.exp, jnp.negative, z), z.sum(), y
+
+  args = jnp.linspace(-2, 3, 6), jnp.float32(1.5)
+  flat = flat_program(function, args)
+  names = [equation.primitive.name for equation in flat.jaxpr.eqns]
+  assert {'jit', 'custom_jvp_call', 'sin'}.isdisjoint(names)
+  assert names.count('lt') == 1
+  pieces = split_program(flat, 3)
+  assert [len(piece.program.eqns) for piece in pieces[:-1]] == [3] * (len(pieces) - 1)
+  values = dict(zip(flat.jaxpr.invars, args, strict=True))
+  for piece in pieces:
+    results = jaxpr_as_fun(piece.program)(*(values[name] for name in piece.inputs))
+    values.update(zip(piece.outputs, results, strict=True))
+  found = [values[name] for name in flat.jaxpr.outvars]
+  np.testing.assert_allclose(found[0], function(*args)[0], rtol=1e-6)
+  np.testing.assert_allclose(found[1], function(*args)[1], rtol=1e-6)
+  assert found[2] == args[1]
+
+
+def check_contract(output, kind):
+  contract = json.loads((output / 'contract.json').read_text())
+  assert contract['format'] == kind
   assert [entry['name'] for entry in contract['inputs']] == ['image', 'size']
   shapes = {entry['name']: entry['shape'] for entry in contract['outputs']}
   assert shapes['masks'] == [6, 48, 64]

@@ -59,7 +59,10 @@ CONFIG_AWARE = (
   'train',
 )
 # Optional: inside a function only.
-LAZY = ('av', 'flatbuffers', 'gradio', 'starlette', 'supervision', 'torch')
+LAZY = (
+  *('av', 'flatbuffers', 'gradio', 'jax2onnx', 'onnx', 'onnxruntime', 'starlette'),
+  *('supervision', 'torch'),
+)
 
 
 def under(name: str, prefixes: tuple[str, ...]) -> bool:

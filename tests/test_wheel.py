@@ -16,8 +16,8 @@ PACKAGE = 'embedmask_jax'
 CONFIGS = f'{PACKAGE}/shipped/configs'
 # Extras, and tools that go with ours: nothing may need them before it is asked to.
 OPTIONAL = (
-  *('av', 'furo', 'gcsfs', 'gradio', 'libtpu', 'myst_parser', 'pytest', 'sphinx'),
-  *('supervision', 'torch', 'uv'),
+  *('av', 'furo', 'gcsfs', 'gradio', 'jax2onnx', 'libtpu', 'myst_parser', 'onnx'),
+  *('onnxruntime', 'pytest', 'sphinx', 'supervision', 'torch', 'uv'),
 )
 
 pytestmark = pytest.mark.slow

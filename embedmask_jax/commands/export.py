@@ -1,7 +1,7 @@
 """Writes a checkpoint as a program that runs without this package, or as weights.
 
-stablehlo holds everything from an 8-bit image of any size up to --canvas to boxes,
-classes, scores and masks at the size of the image, and comes as a folder with
+stablehlo and onnx hold everything from an 8-bit image of any size up to --canvas to
+boxes, classes, scores and masks at the size of the image, and come as a folder with
 contract.json, which says what goes in and out. pth is a file of weights in the layout
 of the authors' code; npz a file that --checkpoint takes again, with parameters of half
 the precision.
@@ -20,15 +20,16 @@ from embedmask_jax.config_reading import stored_or_given_config
 from embedmask_jax.errors import UserError
 from embedmask_jax.exit_status import FINDINGS, SUCCESS
 
-SUMMARY = 'write a checkpoint as StableHLO, or as one file of weights'
+SUMMARY = 'write a checkpoint as StableHLO, as ONNX, or as one file of weights'
 EXAMPLE = """\
   embedmask export runs/mine -o exported --canvas=480x640 --verify photos
+  embedmask export runs/mine --format=onnx -o exported-onnx --canvas=480x640
   embedmask export --checkpoint=runs/mine --output=mine.pth
   embedmask export --checkpoint=runs/mine --output=mine.npz
 """
 TAKES_CONFIG = True
 
-STABLEHLO, PTH, NPZ = 'stablehlo', 'pth', 'npz'
+STABLEHLO, ONNX, PTH, NPZ = 'stablehlo', 'onnx', 'pth', 'npz'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--format',
-    choices=(STABLEHLO, PTH, NPZ),
+    choices=(STABLEHLO, ONNX, PTH, NPZ),
     help=f'default: {PTH} or {NPZ} by the ending of --output, else {STABLEHLO}',
   )
   parser.add_argument(
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         f'--format={kind} writes weights, for which there are no --canvas, '
         '--network-canvas, --verify and --config'
       )
-  elif arguments.output.endswith(('.pth', '.npz', '.bin')):
+  elif arguments.output.endswith(('.pth', '.npz', '.onnx', '.bin')):
     raise UserError(
       f'--output={arguments.output}: --format={kind} writes a folder; name one'
     )
@@ -111,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
   agrees = export_artifact(
     stored,
     stored_or_given_config(stored.metadata.config, arguments.config_flags),
+    kind=kind,
     output=arguments.output,
     canvas=canvas,
     network_canvas=network_canvas,

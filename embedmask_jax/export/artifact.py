@@ -15,10 +15,10 @@ from embedmask_jax.checkpoint import StoredCheckpoint
 from embedmask_jax.devices import data_mesh
 from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import detection_settings, load_model
+from embedmask_jax.export import onnx_file, stablehlo
 from embedmask_jax.export.contract import CONTRACT, make_contract
 from embedmask_jax.export.function import input_shapes, make_function, named_weights
 from embedmask_jax.export.size_table import Canvas, make_size_table
-from embedmask_jax.export.stablehlo import PLATFORMS, load_stablehlo, write_stablehlo
 from embedmask_jax.export.verify import (
   Program,
   Row,
@@ -41,6 +41,7 @@ def export_artifact(
   stored: StoredCheckpoint,
   config: ConfigDict,
   *,
+  kind: str,
   output: str | os.PathLike,
   canvas: Canvas | None = None,
   network_canvas: Canvas | None = None,
@@ -51,6 +52,7 @@ def export_artifact(
   Args:
     stored: the checkpoint.
     config: usually the checkpoint's own.
+    kind: 'stablehlo' or 'onnx'.
     output: folder, new or empty. Nothing is in it unless all of it is.
     canvas: the largest image; the smallest of `eval.output_ladder` by default.
     network_canvas: see `make_size_table`.
@@ -58,8 +60,14 @@ def export_artifact(
 
   Raises:
     UserError: the folder has files or cannot be written, an image cannot be read or
-      is larger than the canvas, or the checkpoint cannot be read.
+      is larger than the canvas, the checkpoint cannot be read, or the model cannot be
+      converted.
   """
+  if kind == 'onnx' and config.model.dtype != 'float32':
+    raise UserError(
+      f'ONNX Runtime computes in float32, the model in {config.model.dtype}; add '
+      '--config.model.dtype=float32'
+    )
   output = _empty_folder(output)
   canvas = canvas or tuple(config.eval.output_ladder[0])
   pictures = _read_images(images, canvas)
@@ -82,18 +90,18 @@ def export_artifact(
   model, variables = load_model(stored, config, mesh)
   settings = detection_settings(config.eval)
   function = make_function(model, settings, table)
+  write = stablehlo.write_stablehlo if kind == 'stablehlo' else onnx_file.write_onnx
   scratch = Path(tempfile.mkdtemp(prefix=f'.{output.name}-', dir=output.parent))
   try:
-    names = write_stablehlo(
-      scratch, function, named_weights(variables), input_shapes(table)
-    )
+    names = write(scratch, function, named_weights(variables), input_shapes(table))
     contract = make_contract(
       stored,
       model,
       settings,
       table,
+      kind=kind,
       files=[scratch / name for name in names],
-      platforms=PLATFORMS,
+      platforms=stablehlo.PLATFORMS if kind == 'stablehlo' else ('onnxruntime',),
       resize=resize,
     )
     (scratch / CONTRACT).write_text(json.dumps(contract, indent=2) + '\n')
@@ -107,8 +115,9 @@ def export_artifact(
     logging.info('%s: %.1f MB', output / name, (output / name).stat().st_size / 1e6)
   if not pictures:
     return True
+  load = stablehlo.load_stablehlo if kind == 'stablehlo' else onnx_file.load_onnx
   live = make_inference(model, settings, mesh)
-  lines = _verify(load_stablehlo(output), live, variables, rows, pictures, canvas)
+  lines = _verify(load(output), live, variables, rows, pictures, canvas)
   print(format_rows(lines))
   return agrees([line.comparison for line in lines])
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embedmask_jax.checkpoint import StoredCheckpoint
 from embedmask_jax.describe import library_versions
 from embedmask_jax.export.size_table import SizeTable
@@ -20,6 +22,7 @@ def make_contract(
   settings: DetectionSettings,
   table: SizeTable,
   *,
+  kind: str,
   files: Sequence[Path],
   platforms: Sequence[str],
   resize: tuple[int, int],
@@ -31,16 +34,17 @@ def make_contract(
     model: its network.
     settings: thresholds and caps of the program.
     table: canvases of the program.
+    kind: 'stablehlo' or 'onnx'.
     files: what was written.
     platforms: what the program was lowered for.
     resize: short and long side that images are resized to, network pixels.
   """
   return {
     'format_version': FORMAT_VERSION,
-    'format': 'stablehlo',
+    'format': kind,
     'files': {file.name: {'bytes': file.stat().st_size} for file in files},
     'platforms': list(platforms),
-    'weights_are': 'first argument',
+    'weights_are': 'first argument' if kind == 'stablehlo' else 'in the graph',
     'inputs': _inputs(table),
     'outputs': _outputs(table, settings, model),
     'canvas': list(table.canvas),
@@ -70,7 +74,7 @@ def make_contract(
     'model': {
       'preset': stored.metadata.config.model.preset,
       'backbone': model.backbone,
-      'compute_dtype': str(stored.metadata.config.model.dtype),
+      'compute_dtype': np.dtype(model.dtype).name,
       'checkpoint_step': stored.step,
       # Of the names and bytes of all arrays in the order of their names.
       'weights_crc32': stored.checksums.get('variables'),

@@ -23,7 +23,7 @@ def level_sizes(valid_size: Array) -> list[Array]:
   """
   sizes = [valid_size // s for s in STRIDES[:3]]
   for _ in STRIDES[3:]:
-    sizes.append((sizes[-1] + 1) // 2)
+    sizes.append(sizes[-1] - sizes[-1] // 2)  # half, rounded up
   return sizes
 
 
