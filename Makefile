@@ -27,9 +27,7 @@ QUICKSTART := $(RUN) -m embedmask_jax.main --config=configs/quickstart.py --work
 # the slow ones, of which one file has most, are shared out as they come.
 PYTEST := $(RUN) -m pytest -n 2 --durations 10
 LOCK := -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
-  --extra docs --extra test --extra video --extra gcs --group build \
-  --custom-compile-command 'make lock' \
-  --output-file requirements.txt pyproject.toml
+  --custom-compile-command 'make lock' pyproject.toml
 
 .PHONY: help quickstart test test-slow docs lint format lock
 help:
@@ -71,7 +69,10 @@ format: $(installed)
 lock:
 	"$(PYTHON)" -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade uv
-	build/lock/bin/python $(LOCK)
+	build/lock/bin/python $(LOCK) --extra docs --extra test --extra video --extra gcs \
+	  --group build --output-file requirements.txt
+	build/lock/bin/python $(LOCK) --extra demo --extra test \
+	  --output-file requirements-demo.txt
 
 # The stamp comes last, so that an interrupted installation is taken up again.
 $(installed): requirements.txt pyproject.toml
