@@ -29,11 +29,12 @@ PYTEST := $(RUN) -m pytest -n 2 --durations 10
 LOCK := -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
   --custom-compile-command 'make lock' pyproject.toml
 
-.PHONY: help quickstart test test-slow docs lint format lock
+.PHONY: help quickstart test test-slow test-demo docs lint format lock
 help:
 	@echo 'make quickstart   train on generated scenes, print the COCO table, draw overlays'
 	@echo 'make test         the tests, without the slow ones'
 	@echo 'make test-slow    the slow ones'
+	@echo 'make test-demo    those of the demo, with Gradio, in an environment of its own'
 	@echo 'make docs         the documentation, in build/docs; a warning is an error'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make format       let ruff rewrite what it can'
@@ -51,6 +52,13 @@ test: $(installed)
 # These run long enough to earn the compiler's optimisations.
 test-slow: $(installed)
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) --dist worksteal -m slow
+
+# Gradio wants an older Pillow than all else is tested with.
+test-demo: $(installed)
+	$(RUN) -m uv venv --quiet --allow-existing --python $(RUN) $(VENV)-demo
+	$(RUN) -m uv pip install --quiet --python $(VENV)-demo/bin/python \
+	  --requirement requirements-demo.txt
+	$(VENV)-demo/bin/python -m pytest --durations 10 tests/test_demo.py
 
 docs: $(installed)
 	JAX_PLATFORMS=cpu $(RUN) -m sphinx --quiet --fail-on-warning --keep-going --nitpicky \
