@@ -58,7 +58,7 @@ test-demo: $(installed)
 	$(RUN) -m uv venv --quiet --allow-existing --python $(RUN) $(VENV)-demo
 	$(RUN) -m uv pip install --quiet --python $(VENV)-demo/bin/python \
 	  --requirement requirements-demo.txt
-	$(VENV)-demo/bin/python -m pytest --durations 10 tests/test_demo.py
+	$(VENV)-demo/bin/python -m pytest --durations 10 tests/test_demo*.py
 
 docs: $(installed)
 	JAX_PLATFORMS=cpu $(RUN) -m sphinx --quiet --fail-on-warning --keep-going --nitpicky \
