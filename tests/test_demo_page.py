@@ -25,7 +25,6 @@ from embedmask_jax.demo import uploads
 from embedmask_jax.demo.server import running
 from embedmask_jax.visualize import instance_colour
 
-
 HERE = {'127.0.0.1', 'localhost'}
 
 
