@@ -7,7 +7,19 @@ from embedmask_jax.import_weights import export_authors
 from embedmask_jax.models.factory import build_model, init_variables
 from embedmask_jax.weights.files import write_torch
 
-variables = init_variables(build_model(read_config('small').model, 80), 3)
+SMALL = {
+  'backbone': 'resnet18',
+  'backbone_width': 8,
+  'fpn_channels': 32,
+  'head_channels': 32,
+  'head_depth': 1,
+}
+
+config = read_config('base')
+config.model.update(SMALL)
+variables = init_variables(build_model(config.model, 80), 3)
 write_torch('theirs.pth', export_authors(variables))
-assert run(['import', '--config=small', '--weights=theirs.pth', '--output=run']) == 0
+flags = [f'--config.model.{name}={value}' for name, value in SMALL.items()]
+words = ['--config=base', '--weights=theirs.pth', '--output=run']
+assert run(['import', *words, *flags]) == 0
 assert open_checkpoint('run').step == 0
