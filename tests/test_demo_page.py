@@ -249,16 +249,17 @@ def test_in_a_browser(browser, server, calls, tmp_path, picture_file):
   assert instance_colour(0) not in colours_in(seen)
   browser.value("document.querySelector('#all').click()")
   browser.wait("!document.querySelector('#distances img')")
+  # Before the table there is a hidden one, by which columns are measured.
   place = browser.value(
     """(() => {
-      const cells = [...document.querySelectorAll('#table td')];
-      const box = cells.find((cell) => cell.innerText.trim() == 'a/b' &&
-        cell.getBoundingClientRect().height > 0).getBoundingClientRect();
+      const cells = [...document.querySelectorAll('#table span')];
+      const box = cells.findLast((cell) => cell.textContent == 'box')
+        .getBoundingClientRect();
       return [box.x + box.width / 2, box.y + box.height / 2];
     })()"""
   )
   browser.click(*place)
-  browser.wait(f"{status}.includes('Chosen: number 1, a/b, 0.90')", 60)
+  browser.wait(f"{status}.includes('Chosen: number 2, box, 0.60')", 60)
   assert calls.calls == before + 1
   here = (address, 'data:', 'blob:', 'about:')
   assert not [url for url in browser.requested() if not url.startswith(here)]
