@@ -62,6 +62,7 @@ myst_heading_anchors = 4
 nb_execution_mode = 'cache'
 nb_execution_cache_path = str(ROOT / 'build' / 'notebooks')
 nb_execution_raise_on_error = True
+nb_execution_show_tb = True
 nb_execution_timeout = 1800  # seconds, of a cell
 nb_output_stderr = 'remove'  # logs
 

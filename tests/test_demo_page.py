@@ -61,8 +61,8 @@ def calls():
 
 
 @pytest.fixture(scope='module')
-def server(calls):
-  """A served page, and the addresses that were asked for meanwhile."""
+def server(calls, tmp_path_factory):
+  """A served page, its folder, and the addresses that were asked for meanwhile."""
   # Not imported here: it is to find its folder when the server has made it.
   if importlib.util.find_spec('gradio') is None:
     pytest.skip('there is no gradio')
@@ -76,7 +76,9 @@ def server(calls):
     asked.add(host)
     return look_up(host, *arguments, **options)
 
+  another = tmp_path_factory.mktemp('another')
   with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('GRADIO_TEMP_DIR', str(another))
     patch.setattr(socket.socket, 'connect', note)
     patch.setattr(socket, 'getaddrinfo', note_name)
     # Proxies are not for this machine.
@@ -84,11 +86,12 @@ def server(calls):
     with running(calls, 'a<b', host='127.0.0.1', port=free_port()) as address:
       folder = Path(tempfile.gettempdir())
       yield address, folder, asked
+    assert os.environ['GRADIO_TEMP_DIR'] == str(another)
   assert not folder.exists()
+  assert not list(another.iterdir())
   # The last by the client that plays the visitor, on its own account.
   assert asked <= {*HERE, 'huggingface.co'}
   assert tempfile.gettempdir() != str(folder)
-  assert 'GRADIO_TEMP_DIR' not in os.environ
 
 
 @pytest.fixture
