@@ -27,15 +27,14 @@ QUICKSTART := $(RUN) -m embedmask_jax.main --config=configs/quickstart.py --work
 # the slow ones, of which one file has most, are shared out as they come.
 PYTEST := $(RUN) -m pytest -n 2 --durations 10
 LOCK := -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
-  --extra docs --extra test --extra video --extra gcs --group build \
-  --custom-compile-command 'make lock' \
-  --output-file requirements.txt pyproject.toml
+  --custom-compile-command 'make lock' pyproject.toml
 
-.PHONY: help quickstart test test-slow docs lint format lock
+.PHONY: help quickstart test test-slow test-demo docs lint format lock
 help:
 	@echo 'make quickstart   train on generated scenes, print the COCO table, draw overlays'
 	@echo 'make test         the tests, without the slow ones'
 	@echo 'make test-slow    the slow ones'
+	@echo 'make test-demo    those of the demo, with Gradio, in an environment of its own'
 	@echo 'make docs         the documentation, in build/docs; a warning is an error'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make format       let ruff rewrite what it can'
@@ -54,6 +53,13 @@ test: $(installed)
 test-slow: $(installed)
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) --dist worksteal -m slow
 
+# Gradio wants an older Pillow than all else is tested with.
+test-demo: $(installed)
+	$(RUN) -m uv venv --quiet --allow-existing --python $(RUN) $(VENV)-demo
+	$(RUN) -m uv pip install --quiet --python $(VENV)-demo/bin/python \
+	  --requirement requirements-demo.txt
+	$(VENV)-demo/bin/python -m pytest --durations 10 tests/test_demo*.py
+
 docs: $(installed)
 	JAX_PLATFORMS=cpu $(RUN) -m sphinx --quiet --fail-on-warning --keep-going --nitpicky \
 	  --fresh-env --conf-dir docs . build/docs
@@ -71,7 +77,11 @@ format: $(installed)
 lock:
 	"$(PYTHON)" -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade uv
-	build/lock/bin/python $(LOCK)
+	build/lock/bin/python $(LOCK) --extra docs --extra test --extra video --extra gcs \
+	  --group build --output-file requirements.txt
+	build/lock/bin/python $(LOCK) --extra demo --extra test \
+	  --output-file requirements-demo.txt
+	build/lock/bin/python $(LOCK) --extra onnx --output-file requirements-onnx.txt
 
 # The stamp comes last, so that an interrupted installation is taken up again.
 $(installed): requirements.txt pyproject.toml

@@ -18,7 +18,7 @@ author = 'the maintainers of embedmask_jax'
 version = release = __version__
 
 extensions = [
-  'myst_parser',
+  'myst_nb',  # MyST pages and notebooks
   'sphinx.ext.autodoc',
   'sphinx.ext.napoleon',
 ]
@@ -29,6 +29,7 @@ include_patterns = [
   'CONTRIBUTING.md',
   'SECURITY.md',
   'docs/**.md',
+  'docs/tour.ipynb',
   'experiments/**.md',
 ]
 exclude_patterns = [
@@ -55,6 +56,15 @@ pygments_style = 'tango'
 pygments_dark_style = 'github-dark'
 
 myst_heading_anchors = 4
+
+# The notebook is stored without its output. A build runs it, and fails where a cell
+# does; again only after a change of its code, so that CI's fresh clones always do.
+nb_execution_mode = 'cache'
+nb_execution_cache_path = str(ROOT / 'build' / 'notebooks')
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_execution_timeout = 1800  # seconds, of a cell
+nb_output_stderr = 'remove'  # logs
 
 # In docstrings a name in backticks is code.
 default_role = 'code'

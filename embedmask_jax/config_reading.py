@@ -80,6 +80,18 @@ def find_config(path: str) -> str:
   return f'{shipped[known["stem"]]}{colon}{argument}'
 
 
+def read_config(path: str) -> ConfigDict:
+  """A config, for code that has no command line; its fields may be set.
+
+  Args:
+    path: see `find_config`.
+
+  Raises:
+    UserError: it is not there, or cannot be used.
+  """
+  return _read_config([f'--config={path}'])
+
+
 def required_config(config: Sequence[str]) -> tuple[str, ConfigDict]:
   """The path of --config, and its config with the fields given beside it.
 

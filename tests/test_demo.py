@@ -1,31 +1,22 @@
-"""The page for trying a model out: pictures, clicks, bounds, and the page itself."""
+"""The demo: what is shown, its pictures and files, and the command."""
 
-import asyncio
+import contextlib
 import dataclasses
-import importlib.util
 import json
-import os
-import re
-import shutil
+import logging
+import signal
 import socket
-import struct
-import tempfile
-import threading
-import time
-import urllib.error
-import urllib.request
-import zlib
-from pathlib import Path
 
 import handmade_prediction
 import numpy as np
 import pytest
-from headless_chromium import Browser
+from demo_inputs import explain
 from PIL import Image
 from test_command_line import refused
 
-from embedmask_jax.demo import uploads
-from embedmask_jax.demo.exploration import Exploration
+from embedmask_jax.command_line import run
+from embedmask_jax.demo import server
+from embedmask_jax.demo.exploration import LOWEST_SCORE, Exploration
 from embedmask_jax.demo.pictures import (
   LONGEST_SIDE,
   draw_distances,
@@ -35,34 +26,8 @@ from embedmask_jax.demo.pictures import (
   shade,
 )
 from embedmask_jax.demo.results import write_results
-from embedmask_jax.demo.server import check_free, running
-from embedmask_jax.demo.uploads import read_upload
-from embedmask_jax.demo.web_guard import WebGuard, names_elsewhere
 from embedmask_jax.errors import UserError
-from embedmask_jax.predict.embedding_view import EmbeddingView
-from embedmask_jax.presets import PRESETS
 from embedmask_jax.visualize import instance_colour
-
-
-def explain(image=None):
-  """The prediction made by hand, with embeddings in which each mask is apart."""
-  prediction = handmade_prediction.prediction()
-  rng = np.random.default_rng(0)
-  pixel = rng.normal(0, 0.1, (8, 8, 5)).astype(np.float32)
-  height, width = prediction.size
-  for index, mask in enumerate(handmade_prediction.masks()):
-    cells = mask[4:height:8, 4:width:8]
-    pixel[: cells.shape[0], : cells.shape[1], 2 + index][cells] += 3
-  view = EmbeddingView(
-    pixel=pixel,
-    proposal=np.eye(5, dtype=np.float32)[2:] * 3,
-    margin=np.full((3, 5), 0.6, np.float32),
-    image_size=np.asarray(prediction.size, np.int32),
-    valid_size=np.asarray([64, 64], np.int32),
-    preset=PRESETS['2021'],
-    mask_threshold=0.5,
-  )
-  return prediction, view
 
 
 @pytest.fixture
@@ -174,118 +139,16 @@ def test_results_are_those_of_predict(exploration, tmp_path):
   np.testing.assert_array_equal(np.asarray(Image.open(paths[2])), shown.label_map())
 
 
-def png_that_claims(width, height) -> bytes:
-  def chunk(kind, data):
-    check = struct.pack('>I', zlib.crc32(kind + data))
-    return struct.pack('>I', len(data)) + kind + data + check
-
-  head = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
-  rows = chunk(b'IDAT', zlib.compress(bytes(1000)))
-  return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + rows + chunk(b'IEND', b'')
-
-
-def test_uploads_are_bounded(tmp_path, monkeypatch):
-  good = tmp_path / 'good.png'
-  Image.fromarray(np.full((20, 30, 3), 7, np.uint8)).save(good)
-  assert read_upload(good).shape == (20, 30, 3)
-
-  bomb = tmp_path / 'bomb.png'
-  bomb.write_bytes(png_that_claims(8000, 5000))
-  monkeypatch.setattr(Image.Image, 'load', lambda *_: pytest.fail('unpacked'))
-  with pytest.raises(UserError, match='bomb.png: 8000x5000 pixels .* at most 16000000'):
-    read_upload(bomb)
-  monkeypatch.undo()
-
-  large = tmp_path / 'large.png'
-  with large.open('wb') as file:
-    file.truncate(uploads.MAX_BYTES + 1)
-  with pytest.raises(UserError, match='large.png: the file is larger than 20 MiB'):
-    read_upload(large)
-
-  text = tmp_path / 'text.png'
-  text.write_text('%!PS nothing')
-  with pytest.raises(
-    UserError, match=r'text.png: not an image .*known format'
-  ) as caught:
-    read_upload(text)
-  assert str(tmp_path) not in str(caught.value)
-
-
-def answer(scope, *messages):
-  """What the guard around an application that reads everything answers."""
-  sent, inside = [], []
-
-  async def application(scope, receive, send):
-    while (message := await receive())['type'] == 'http.request':
-      inside.append(message['body'])
-      if not message.get('more_body'):
-        break
-    else:
-      return
-    await send({'type': 'http.response.start', 'status': 200, 'headers': []})
-
-  waiting = list(messages)
-
-  async def receive():
-    return waiting.pop(0)
-
-  async def send(message):
-    sent.append(message)
-
-  scope = {'type': 'http', 'method': 'POST', 'path': '/', 'headers': [], **scope}
-  asyncio.run(WebGuard(application)(scope, receive, send))
-  return sent[0] if sent else None, inside
-
-
-def body(content, more=False):
-  return {'type': 'http.request', 'body': content, 'more_body': more}
-
-
-JSON = [(b'content-type', b'application/json')]
-
-
-def test_every_answer_keeps_the_browser_here():
-  start, inside = answer({}, body(b'a', more=True), body(b'b'))
-  assert start['status'] == 200
-  assert inside == [b'a', b'b']
-  policy = dict(start['headers'])[b'content-security-policy'].decode()
-  assert policy.startswith("default-src 'self'")
-  assert 'http' not in policy
-
-
-def test_large_requests_are_cut_off():
-  limit = uploads.MAX_BYTES + 2**20
-  length = [(b'content-length', str(limit + 1).encode())]
-  assert answer({'headers': length})[0]['status'] == 413
-  half = body(bytes(limit // 2 + 1), more=True)
-  start, inside = answer({}, half, half, half)
-  assert start is None
-  assert len(inside) == 1
-  assert answer({'headers': JSON}, half, half)[0]['status'] == 413
-
-
-def test_the_server_fetches_nothing():
-  path = {'path': '/gradio_api/file=https://example.org/a.png'}
-  assert answer(path)[0]['status'] == 403
-  named = {'data': [{'path': 'https://example.org/a', 'meta': {}}, 0.3]}
-  start, inside = answer({'headers': JSON}, body(json.dumps(named).encode()))
-  assert (start['status'], inside) == (403, [])
-  harmless = json.dumps({'data': [{'path': 'a/http.png'}]}).encode()
-  start, inside = answer({'headers': JSON}, body(harmless))
-  assert (start['status'], inside) == (200, [harmless])
-  assert not names_elsewhere(b'no json')
-
-
 def test_a_port_in_use_is_told():
   with socket.socket() as other:
     other.bind(('127.0.0.1', 0))
     other.listen()
     port = other.getsockname()[1]
     with pytest.raises(UserError, match=f'--port={port}: cannot .*another program'):
-      check_free('127.0.0.1', port)
-  check_free('127.0.0.1', port)
+      server.check_free('127.0.0.1', port)
+  server.check_free('127.0.0.1', port)
   with pytest.raises(UserError, match='--host=203.0.113.9 '):
-    check_free('203.0.113.9', port)
+    server.check_free('203.0.113.9', port)
 
 
 def test_mistakes_of_the_command(capsys, monkeypatch):
@@ -294,160 +157,47 @@ def test_mistakes_of_the_command(capsys, monkeypatch):
   assert "pip install 'embedmask-jax[demo]'" in refused(capsys, 'demo')
 
 
-def free_port() -> int:
-  with socket.socket() as trial:
-    trial.bind(('127.0.0.1', 0))
-    return trial.getsockname()[1]
+def test_the_command_serves_this_machine_alone_and_keeps_all_scores(monkeypatch):
+  seen = {}
+
+  class Predictor:
+    def __init__(self, stored, config, *, score_threshold):
+      seen['threshold'] = score_threshold
+
+    def explain(self, image):
+      return None
+
+  def serve(explain, name, *, host, port):
+    seen.update(name=name, host=host, port=port)
+
+  module = 'embedmask_jax.predict.embedding_predictor.EmbeddingPredictor'
+  monkeypatch.setattr(module, Predictor)
+  monkeypatch.setattr(server, 'serve', serve)
+  monkeypatch.setattr(server, 'check_free', lambda host, port: None)
+  monkeypatch.setattr('importlib.util.find_spec', lambda name: name)
+  assert run(['demo', '--compilation-cache=off']) == 0
+  here = {'name': 'nuclei', 'host': '127.0.0.1', 'port': 7860}
+  assert seen == {**here, 'threshold': LOWEST_SCORE}
 
 
-class OneAtATime:
-  """`explain`, which notes how many call it at once, and how often."""
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('host', ['127.0.0.1', '0.0.0.0'])
+def test_a_signal_ends_it_and_an_open_host_is_warned_of(
+  number, host, monkeypatch, caplog
+):
+  before = signal.getsignal(number)
+  ended = []
 
-  def __init__(self):
-    self.now = self.most = self.calls = 0
-    self._lock = threading.Lock()
+  @contextlib.contextmanager
+  def running(explain, name, *, host, port):
+    assert signal.getsignal(number) is not before
+    signal.raise_signal(number)
+    yield f'http://{host}:{port}'
+    ended.append(host)
 
-  def __call__(self, image):
-    with self._lock:
-      self.now, self.calls = self.now + 1, self.calls + 1
-      self.most = max(self.most, self.now)
-    time.sleep(0.2)
-    with self._lock:
-      self.now -= 1
-    return explain(image)
-
-
-@pytest.fixture(scope='module')
-def calls():
-  return OneAtATime()
-
-
-@pytest.fixture(scope='module')
-def server(calls):
-  """A served page, and the addresses that were asked for meanwhile."""
-  # Not imported here: it is to find its folder when the server has made it.
-  if importlib.util.find_spec('gradio') is None:
-    pytest.skip('there is no gradio')
-  asked, connect = set(), socket.socket.connect
-
-  def note(self, address):
-    asked.add(str(address[0]))
-    return connect(self, address)
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(socket.socket, 'connect', note)
-    # Proxies are not for this machine.
-    patch.setenv('NO_PROXY', '127.0.0.1')
-    with running(calls, 'a<b', host='127.0.0.1', port=free_port()) as address:
-      folder = Path(tempfile.gettempdir())
-      yield address, folder, asked
-  assert not folder.exists()
-  assert asked <= {'127.0.0.1', 'localhost'}
-  assert tempfile.gettempdir() != str(folder)
-  assert 'GRADIO_TEMP_DIR' not in os.environ
-
-
-@pytest.fixture
-def picture_file(tmp_path):
-  path = tmp_path / 'picture.png'
-  Image.fromarray(handmade_prediction.prediction().image).save(path)
-  return path
-
-
-def test_the_page_loads_nothing_from_elsewhere(server):
-  address, _, _ = server
-  with urllib.request.urlopen(address) as reply:
-    page = reply.read().decode()
-    assert "default-src 'self'" in reply.headers['content-security-policy']
-  loaded = re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="([^"]*)"', page)
-  assert loaded
-  assert not [url for url in loaded if url.startswith(('http', '//'))]
-  with urllib.request.urlopen(f'{address}theme.css') as reply:
-    assert not re.search(r'(url\(|@import )[\'"]?(https?:)?//', reply.read().decode())
-
-
-def test_many_visitors_wait_for_each_other(server, calls, picture_file, tmp_path):
-  from gradio_client import Client, handle_file
-
-  address, folder, _ = server
-  clients = [
-    Client(address, verbose=False, download_files=tmp_path / 'got') for _ in range(3)
-  ]
-  jobs = [
-    client.submit(handle_file(picture_file), 0.5, api_name='/detect')
-    for client in clients
-  ]
-  results = [job.result(120) for job in jobs]
-  assert (calls.most, calls.calls) == (1, 3)
-  for result in results:
-    table = next(part for part in result if isinstance(part, dict) and 'data' in part)
-    assert [row[:3] for row in table['data']] == [[1, 'a/b', 0.9], [2, 'box', 0.6]]
-  # The slider asks the network nothing.
-  result = clients[0].predict(0.95, api_name='/score')
-  assert any('**0** of 3' in part for part in result if isinstance(part, str))
-  assert calls.calls == 3
-  paths = clients[1].predict(api_name='/files')
-  paths = paths['value'] if isinstance(paths, dict) else paths
-  names = {Path(path).name for path in paths}
-  assert names == {'predictions.json', 'overlay.png', 'label-map.png'}
-  assert list(folder.rglob('picture.png'))
-
-
-def test_visitors_are_told_what_is_wrong(server, tmp_path):
-  from gradio_client import Client, handle_file
-  from gradio_client.exceptions import AppError
-
-  address, _, _ = server
-  client = Client(address, verbose=False)
-  bomb = tmp_path / 'bomb.png'
-  bomb.write_bytes(png_that_claims(50000, 50000))
-  with pytest.raises(AppError, match='bomb.png: too many pixels; at most 16000000'):
-    client.predict(handle_file(bomb), 0.5, api_name='/detect')
-  part = (
-    b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-  )
-  data = part + bytes(uploads.MAX_BYTES + 2**19) + b'\r\n--x--\r\n'
-  kind = {'Content-Type': 'multipart/form-data; boundary=x'}
-  upload = urllib.request.Request(f'{address}gradio_api/upload', data, kind)
-  with pytest.raises(urllib.error.HTTPError, match='413'):
-    urllib.request.urlopen(upload)
-  with pytest.raises(urllib.error.HTTPError, match='403'):
-    urllib.request.urlopen(f'{address}gradio_api/file=http://example.org/a')
-
-
-@pytest.mark.slow
-def test_in_a_browser(server, calls, tmp_path, picture_file):
-  program = shutil.which('chromium') or shutil.which('chromium-browser')
-  if program is None:
-    pytest.skip('there is no chromium')
-  address, _, _ = server
-  with Browser(program, tmp_path / 'profile') as browser:
-    browser('Page.navigate', url=address)
-    browser.wait("!!document.querySelector('#upload input[type=file]')")
-    before = calls.calls
-    browser.upload('#upload input[type=file]', picture_file)
-    browser.wait("document.querySelector('#embedding img')?.naturalWidth > 0")
-    status = "document.querySelector('#status').innerText"
-    assert '3 of 3 instances' in browser.wait(f'{status}.includes(" of 3") && {status}')
-    assert not browser.value("!!document.querySelector('#distances img')")
-    x, y, width, height = browser.value(
-      """(() => {
-        const box = document.querySelector('#picture img').getBoundingClientRect();
-        return [box.x, box.y, box.width, box.height];
-      })()"""
-    )
-    # A pixel of the second instance alone.
-    rows, columns = handmade_prediction.SIZE
-    browser.click(x + 54.5 / columns * width, y + 27.5 / rows * height)
-    browser.wait("document.querySelector('#distances img')?.naturalWidth > 0")
-    assert 'Chosen: number 2, box, 0.60' in browser.value(status)
-    shot = tmp_path / 'screenshot.png'
-    browser.screenshot(shot)
-    seen = np.asarray(Image.open(shot).convert('RGB'))
-    assert instance_colour(1) in colours_in(seen)
-    assert instance_colour(0) not in colours_in(seen)
-    browser.value("document.querySelector('#all').click()")
-    browser.wait("!document.querySelector('#distances img')")
-    assert calls.calls == before + 1
-    here = (address, 'data:', 'blob:', 'about:')
-    assert not [url for url in browser.requested() if not url.startswith(here)]
+  monkeypatch.setattr(server, 'running', running)
+  with caplog.at_level(logging.WARNING):
+    server.serve(explain, 'nuclei', host=host, port=7860)
+  assert ended == [host]
+  assert signal.getsignal(number) is before
+  assert ('without a password' in caplog.text) == (host == '0.0.0.0')

@@ -1,11 +1,13 @@
 """Links between the pages of the documentation, and to files of the repository."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from pages import GUIDES, RECEIPTS, ROOT, anchors, without_blocks
 
+NOTEBOOKS = sorted((ROOT / 'docs').rglob('*.ipynb'))
 _LINK = re.compile(r'\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)')
 
 
@@ -33,6 +35,18 @@ def test_relative_links_lead_somewhere(page):
   assert not broken_links(page, page.read_text())
 
 
+@pytest.mark.parametrize('page', NOTEBOOKS, ids=lambda p: p.name)
+def test_notebooks_have_links_that_lead_somewhere_and_no_output(page):
+  """Building the pages runs them; output in the sources would only go stale."""
+  cells = json.loads(page.read_text())['cells']
+  prose = [''.join(c['source']) for c in cells if c['cell_type'] == 'markdown']
+  assert not broken_links(page, '\n\n'.join(prose))
+  code = [cell for cell in cells if cell['cell_type'] == 'code']
+  assert code
+  assert not [cell['id'] for cell in code if cell['outputs']]
+  assert not [cell['id'] for cell in code if cell['execution_count'] is not None]
+
+
 def test_broken_links_are_found():
   page = ROOT / 'docs' / 'predict.md'
   text = (
@@ -54,6 +68,7 @@ def test_every_page_is_on_the_site():
   for index in (ROOT / 'docs').rglob('*.md'):
     for tree in re.findall(r'```{toctree}\n(.*?)```', index.read_text(), re.DOTALL):
       entries = [line for line in tree.split() if not line.startswith(':')]
-      listed |= {(index.parent / f'{entry}.md').resolve() for entry in entries}
-  pages = set((ROOT / 'docs').rglob('*.md')) - {ROOT / 'docs' / 'index.md'}
+      for suffix in ('.md', '.ipynb'):
+        listed |= {(index.parent / f'{entry}{suffix}').resolve() for entry in entries}
+  pages = {*(ROOT / 'docs').rglob('*.md'), *NOTEBOOKS} - {ROOT / 'docs' / 'index.md'}
   assert not {str(page.relative_to(ROOT)) for page in pages - listed}

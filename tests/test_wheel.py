@@ -8,16 +8,17 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from built_wheel import ROOT, built_wheel, run
 
 from embedmask_jax import __version__
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = 'embedmask_jax'
 CONFIGS = f'{PACKAGE}/shipped/configs'
 # Extras, and tools that go with ours: nothing may need them before it is asked to.
 OPTIONAL = (
-  *('av', 'furo', 'gcsfs', 'gradio', 'jax2onnx', 'libtpu', 'myst_parser', 'onnx'),
-  *('onnxruntime', 'pytest', 'sphinx', 'supervision', 'torch', 'uv'),
+  *('av', 'furo', 'gcsfs', 'gradio', 'IPython', 'jax2onnx', 'libtpu', 'myst_nb'),
+  *('myst_parser', 'onnx', 'onnxruntime', 'pytest', 'sphinx', 'supervision', 'torch'),
+  'uv',
 )
 
 pytestmark = pytest.mark.slow
@@ -25,24 +26,18 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('wheel')
-  pip('wheel', '--no-deps', '--no-build-isolation', f'--wheel-dir={folder}', str(ROOT))
-  [file] = folder.glob('*.whl')
-  return file
+  return built_wheel(tmp_path_factory.mktemp('wheel'))
 
 
 @pytest.fixture(scope='module')
 def installed(wheel, tmp_path_factory):
   """A folder with the package and its program, none of its dependencies."""
   folder = tmp_path_factory.mktemp('installed')
-  pip('install', '--no-deps', f'--target={folder}', str(wheel))
+  run(
+    *(sys.executable, '-m', 'pip', '--quiet', '--no-input', 'install', '--no-deps'),
+    *(f'--target={folder}', str(wheel)),
+  )
   return folder
-
-
-def pip(*arguments):
-  command = [sys.executable, '-m', 'pip', '--quiet', '--no-input', *arguments]
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
-  assert done.returncode == 0, done.stderr
 
 
 def python(installed, cwd, *arguments):

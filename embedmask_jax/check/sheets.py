@@ -48,7 +48,7 @@ def save_sheets(
     return
   with_instances = [i for i in usable if source.instance_counts[i]] or usable
   chosen = np.unique(np.linspace(0, len(with_instances) - 1, _PICTURES).astype(int))
-  annotated = [_annotated(source, with_instances[i]) for i in chosen.tolist()]
+  annotated = [draw_annotated(source, with_instances[i]) for i in chosen.tolist()]
   _save(annotated, folder / 'annotated.jpg')
   seen: list[np.ndarray] = []
   step = 0
@@ -70,7 +70,19 @@ def _save(pictures: list[np.ndarray], path: Path) -> None:
   Image.fromarray(grid(small, columns=4)).save(path, quality=90)
 
 
-def _annotated(source: ImageSource, index: int) -> np.ndarray:
+def draw_annotated(source: ImageSource, index: int) -> np.ndarray:
+  """An image with its training instances drawn in.
+
+  Args:
+    source: the data set.
+    index: position of the image.
+
+  Returns:
+    uint8 [f * h, f * w, 3]; see `draw_detections` for the factor f.
+
+  Raises:
+    UserError: the image cannot be read.
+  """
   record = source[index]
   size = (record.height, record.width)
   return draw_detections(

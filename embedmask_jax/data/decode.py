@@ -93,6 +93,9 @@ def open_rgb(
     UserError: the data cannot be decoded, are cut short, hold more than
       `max_pixels` pixels, or have another size than `size`.
   """
+  remedy = 'replace the file'
+  if size is not None:
+    remedy += ' or leave it out of the data set'
   try:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     stored = (image.height, image.width)
@@ -111,14 +114,12 @@ def open_rgb(
     raise _huge(name, 'too many pixels', max_pixels) from error
   except Image.UnidentifiedImageError as error:
     raise UserError(
-      f'{name}: not an image of a known format ({", ".join(FORMATS)}); replace the '
-      'file or leave it out of the data set'
+      f'{name}: not an image of a known format ({", ".join(FORMATS)}); {remedy}'
     ) from error
   # Pillow's readers answer broken files with nearly every kind of exception.
   except Exception as error:
     raise UserError(
-      f'{name}: cannot be decoded ({str(error) or type(error).__name__}); replace '
-      'the file or leave it out of the data set'
+      f'{name}: cannot be decoded ({str(error) or type(error).__name__}); {remedy}'
     ) from error
   if turn is not None and (size is None or stored != tuple(size)):
     rgb = rgb.transpose(turn)

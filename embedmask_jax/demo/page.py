@@ -237,5 +237,8 @@ def _picture(gr: Any, caption: str, name: str) -> Any:
 
 
 def _visible(gr: Any, error: UserError) -> Exception:
-  """A message to the visitor; it is shown as HTML, and may hold a file's name."""
-  return gr.Error(html.escape(str(error)), print_exception=False)
+  """A message to the visitor, there until it is closed.
+
+  It is shown as HTML, and may hold a file's name.
+  """
+  return gr.Error(html.escape(str(error)), duration=None, print_exception=False)

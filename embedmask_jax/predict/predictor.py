@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -105,7 +105,7 @@ class Predictor:
     self._inference = make_inference(self._model, self._settings, self._mesh)
 
   @classmethod
-  def from_checkpoint(cls, path: str | os.PathLike, **options: Any) -> 'Predictor':
+  def from_checkpoint(cls, path: str | os.PathLike, **options: Any) -> Self:
     """Opens a work folder, WORKDIR/checkpoints/<step> or a model file.
 
     Args:
