@@ -10,6 +10,7 @@ otherwise). `checkpoint_writer.py` writes them.
 
 import dataclasses
 import json
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -330,5 +331,7 @@ def first_line(error: Exception) -> str:
   """What a library says went wrong, short enough for a message of ours."""
   text = str(error).strip() or type(error).__name__
   line = text.splitlines()[0]
-  # TensorStore begins with the place and ends with the reason.
+  # TensorStore begins with the place and ends with the reason, behind which it may
+  # repeat how it was called.
+  line = re.split(r"[ \[']*tensorstore_spec=", line)[0]
   return line if len(line) <= 200 else f'{line[:100]} ... {line[-100:]}'

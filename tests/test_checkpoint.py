@@ -251,6 +251,16 @@ def full_disk():
   return limit
 
 
+def test_the_reason_of_a_long_failure_is_told():
+  place = 'Error writing "params/.zarray" at local file "' + 'folder/' * 30 + '"'
+  reason = "File too large [os_error_code='27']"
+  text = f"OUT_OF_RANGE: {place}: {reason} [tensorstore_spec='{'x' * 500}']"
+  told = checkpoint.first_line(ValueError(text))
+  assert told.startswith('OUT_OF_RANGE: Error writing "params/.zarray"')
+  assert told.endswith(reason)
+  assert len(told) < 210
+
+
 def test_a_full_disk_leaves_the_checkpoint_before_usable(tmp_path, full_disk):
   noise = np.random.default_rng(0).normal(size=(200, 300)).astype(np.float32)
   state = make_state(1).replace(batch_stats={'noise': jnp.asarray(noise)})
