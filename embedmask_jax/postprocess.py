@@ -316,7 +316,10 @@ def assemble_masks(
 
 
 def _one_image(per_image: Callable[[tuple], T], images: tuple) -> T:
-  """Does for a batch of one, without a loop, what a mapping does for more."""
+  """Does for a batch of one, without a loop, what a mapping does for more.
+
+  A mapped loop becomes a selection of booleans, which ONNX Runtime does not have.
+  """
   result = per_image(jax.tree.map(lambda x: x[0], images))
   return cast(T, jax.tree.map(lambda x: x[None], result))
 

@@ -38,7 +38,7 @@ def check_parameter_gradients(
 
   A unit whose input is zero but for rounding is on in one program and off in another.
   Where a gradient differs by more than in the original's runs, ours are disturbed as
-  those were, and have to differ by as much.
+  those were, and it is held against three times what that changes.
   """
   for record in golden.records(rf'loss_(?!.*_head){only}'):
     arrays = golden.arrays(record)
