@@ -1,11 +1,13 @@
 """Settings for all tests."""
 
+import logging
 import os
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from absl import logging as absl_logging
 
 # Compiling is most of the work here, and what is compiled runs once or twice.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
@@ -14,6 +16,16 @@ _MAPS = Path('/proc/self/maps')
 # Linux lets a process have 65530 memory maps. A compiled program takes tens of them,
 # and where there are no more, compiling crashes.
 _MANY_MAPS = 25_000
+
+
+@pytest.fixture(autouse=True)
+def logging_as_at_first():
+  """Takes back what a command that ran in this process, perhaps for a whole file, set."""
+  logging.root.setLevel(logging.WARNING)
+  absl_logging.get_absl_logger().setLevel(logging.NOTSET)
+  for handler in logging.root.handlers[:]:
+    if type(handler) is logging.StreamHandler:
+      logging.root.removeHandler(handler)
 
 
 def pytest_runtest_setup(item):
