@@ -24,7 +24,7 @@ endif
 RUN := $(VENV)/bin/python
 QUICKSTART := $(RUN) -m embedmask_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 # Two workers. The quick tests of one file stay together and share what they compile;
-# the slow ones, of which one file has most, are shared out as they come.
+# the slow ones are shared out one by one, in their order (tests/conftest.py).
 PYTEST := $(RUN) -m pytest -n 2 --durations 10
 LOCK := -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
   --custom-compile-command 'make lock' pyproject.toml
@@ -51,7 +51,7 @@ test: $(installed)
 
 # These run long enough to earn the compiler's optimisations.
 test-slow: $(installed)
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) --dist worksteal -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -rs --dist load --maxschedchunk 1 -m slow
 
 # Gradio wants an older Pillow than all else is tested with.
 test-demo: $(installed)

@@ -4,13 +4,21 @@ import logging
 import os
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from absl import logging as absl_logging
 
 # Compiling is most of the work here, and what is compiled runs once or twice.
-os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+is_quick = os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') == '1'
+if is_quick and version('jaxlib').startswith('0.10.'):
+  # XLA's older code generator needs half the time. Later versions do not have it, and
+  # end at a flag that they do not know.
+  os.environ['XLA_FLAGS'] = (
+    '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 '
+    + os.environ.get('XLA_FLAGS', '')
+  )
 
 _MAPS = Path('/proc/self/maps')
 # Linux lets a process have 65530 memory maps. A compiled program takes tens of them,
@@ -20,12 +28,23 @@ _MANY_MAPS = 25_000
 
 @pytest.fixture(autouse=True)
 def logging_as_at_first():
-  """Takes back what a command that ran in this process, perhaps for a whole file, set."""
+  """Takes back what a command that ran in this process has set."""
   logging.root.setLevel(logging.WARNING)
   absl_logging.get_absl_logger().setLevel(logging.NOTSET)
   for handler in logging.root.handlers[:]:
     if type(handler) is logging.StreamHandler:
       logging.root.removeHandler(handler)
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the longest last, which are the first to be left out."""
+
+  def is_long(item):
+    return (
+      item.path.stem == 'test_golden' and item.get_closest_marker('slow') is not None
+    )
+
+  items.sort(key=is_long)
 
 
 def pytest_runtest_setup(item):

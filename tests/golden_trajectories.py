@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from golden_choices import other_choice
 from golden_data import batch_from_polygons
-from golden_network import disturbed, model_of, variables_of
+from golden_network import MOST_DISTURBED_RUNS, disturbed, model_of, variables_of
 from golden_rule import subsample
 from golden_set import (
   Arrays,
@@ -37,7 +37,8 @@ _DEFAULT_ARCH = 'R50'
 _COMPARABLE_STEPS = {'t_config': 2, 't_mid': 4}
 # What rounding to float32 changes at most, relative to the number.
 _HALF_STEP = 2.0**-24
-_DISTURBED_RUNS = 2
+
+_Run = Callable[[dict], Iterator[tuple[int, TrainState, dict[str, Any]]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +86,13 @@ def check_trajectories(golden: GoldenSet, report: Report) -> None:
   """Every `t_*` record.
 
   Where a difference exceeds the spread of the original's own runs, ours are disturbed
-  as those were: a rounding that moves one unit across zero moves both programs, and
-  which of their runs it does so in is chance.
+  as those were, until that explains it: a rounding that moves one unit across zero
+  moves both programs, and which of their runs it does so in is chance.
   """
   for record in golden.records('t_.*'):
     trajectory = _read(golden, record, report)
-    observations = list(_observations(trajectory, report))
+    run = _runner(trajectory)
+    observations = list(_observations(trajectory, run, report))
     own = [0.0] * len(observations)
     exceeding = [o for o in observations if o.error() > 1]
     if exceeding:
@@ -100,9 +102,14 @@ def check_trajectories(golden: GoldenSet, report: Report) -> None:
         f"original's runs do ({worst.quantity}, {worst.place}: {worst.error():.2g}); "
         'held against the spread of our own disturbed runs'
       )
-      for seed in range(_DISTURBED_RUNS):
+      for seed in range(MOST_DISTURBED_RUNS):
+        if all(
+          o.error(spread) <= 1 for o, spread in zip(observations, own, strict=True)
+        ):
+          break
         variables = disturbed(trajectory.variables, seed)
-        others = _observations(dataclasses.replace(trajectory, variables=variables))
+        disturbed_one = dataclasses.replace(trajectory, variables=variables)
+        others = _observations(disturbed_one, run)
         for i, (first, other) in enumerate(zip(observations, others, strict=False)):
           own[i] = max(own[i], rms(first.found - other.found))
     for observation, own_spread in zip(observations, own, strict=True):
@@ -150,14 +157,14 @@ def _read(golden: GoldenSet, record: str, report: Report) -> Trajectory:
 
 
 def _observations(
-  trajectory: Trajectory, report: Report | None = None
+  trajectory: Trajectory, run: _Run, report: Report | None = None
 ) -> Iterator[Observation]:
   """Runs the steps; yields what is recorded of each.
 
   Ends where another choice of locations explains a mask loss, which the report hears.
   """
   before = trajectory.variables
-  for step, state, metrics in _run(trajectory):
+  for step, state, metrics in run(trajectory.variables):
     choice = _other_choice(trajectory, before, step, metrics) if report else None
     if report and choice:
       report.note(f'{trajectory.record}: compared up to step {step - 1}, then {choice}')
@@ -189,19 +196,26 @@ def _other_choice(
   )
 
 
-def _run(trajectory: Trajectory) -> Iterator[tuple[int, TrainState, dict[str, Any]]]:
-  """Yields each step's number, from 1, the state after it, and its metrics."""
-  model = trajectory.model
-  # The step gives its state's memory away; the drawn weights are kept.
-  variables = jax.tree.map(jnp.array, trajectory.variables)
+def _runner(trajectory: Trajectory) -> _Run:
+  """Returns a function of the initial variables that runs the steps.
+
+  It yields each step's number, from 1, the state after it, and its metrics.
+  """
+  model, variables = trajectory.model, trajectory.variables
   trained = is_trained(variables['params'], model.frozen_stages)
   optimizer = make_optimizer(trajectory.settings, trajectory.schedule, trained=trained)
   mesh = data_mesh(1)
   train_step = make_train_step(model, optimizer, mesh)
-  state = replicate(mesh, create_train_state(variables, optimizer))
-  for step in range(1, trajectory.steps + 1):
-    state, metrics = train_step(state, trajectory.batch)
-    yield step, state, metrics
+
+  def run(variables: dict) -> Iterator[tuple[int, TrainState, dict[str, Any]]]:
+    # The step gives its state's memory away; the drawn weights are kept.
+    variables = jax.tree.map(jnp.array, variables)
+    state = replicate(mesh, create_train_state(variables, optimizer))
+    for step in range(1, trajectory.steps + 1):
+      state, metrics = train_step(state, trajectory.batch)
+      yield step, state, metrics
+
+  return run
 
 
 def _of_step(

@@ -63,15 +63,14 @@ def test_losses_and_gradients_do_not_depend_on_the_canvas(norm, preset):
 
   reference, losses = losses_and_gradient(variables['params'], placed(CANVASES[0]))
   assert losses['mask'] > 0
-  for canvas in CANVASES[1:]:
-    gradient, other = losses_and_gradient(variables['params'], placed(canvas))
-    for name in loss_names(model.preset):
-      np.testing.assert_allclose(other[name], losses[name], rtol=2e-5)
-    norm_of = np.linalg.norm
-    total_norm = optax.tree.norm(reference)
-    for a, b in zip(jax.tree.leaves(reference), jax.tree.leaves(gradient), strict=True):
-      # A bias before a norm has no gradient but for rounding.
-      assert norm_of(a - b) < 5e-3 * norm_of(a) + 1e-6 * total_norm
+  gradient, other = losses_and_gradient(variables['params'], placed(CANVASES[-1]))
+  for name in loss_names(model.preset):
+    np.testing.assert_allclose(other[name], losses[name], rtol=2e-5)
+  norm_of = np.linalg.norm
+  total_norm = optax.tree.norm(reference)
+  for a, b in zip(jax.tree.leaves(reference), jax.tree.leaves(gradient), strict=True):
+    # A bias before a norm has no gradient but for rounding.
+    assert norm_of(a - b) < 5e-3 * norm_of(a) + 1e-6 * total_norm
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,12 @@ def start(workdir, *flags, devices=1, **environment):
   variables = os.environ | {
     'JAX_PLATFORMS': 'cpu',
     'PYTHONPATH': os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')]),
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'XLA_FLAGS': ' '.join(
+      [
+        os.environ.get('XLA_FLAGS', ''),
+        f'--xla_force_host_platform_device_count={devices}',
+      ]
+    ),
     **environment,
   }
   Path(workdir).mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,12 @@
-"""How much of inference is the network.
+"""How much of inference is the network, how many images a second, how much memory.
 
   python experiments/benchmarks/inference.py [--batch_size=1] [--rounds=5]
     [--dtype=float32]
 
 ResNet-50 at 800x1333, 100 masks of a 640x480 image. In one run and in turn: the bare
 network, the whole inference function, its two parts after the network, and one large
-3x3 convolution, whose FLOP rate is what the machine can do.
+3x3 convolution, whose FLOP rate is what the machine can do. Memory is the compiler's
+account of the inference function.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from embedmask_jax.postprocess import (
   assemble_masks,
   select_proposals,
 )
+from embedmask_jax.programs import memory_of
 
 # Low enough for these weights to fill all 100 places.
 SETTINGS = DetectionSettings(score_threshold=0.01)
@@ -46,6 +48,7 @@ def main() -> None:
   forward = forward.compile()
   outputs = forward(variables, *inputs)
   inference = make_inference(model, SETTINGS, mesh)
+  inference = inference.lower(variables, batch, OUTPUT_CANVAS).compile()
   select = jax.jit(partial(select_proposals, settings=SETTINGS, preset=model.preset))
   found = select(outputs, batch.image_size, batch.valid_size)
   assemble = jax.jit(
@@ -71,7 +74,7 @@ def main() -> None:
   seconds = measure(
     {
       'network': lambda: forward(variables, *inputs),
-      'inference': lambda: inference(variables, batch, OUTPUT_CANVAS),
+      'inference': lambda: inference(variables, batch),
       'selection with NMS': lambda: select(outputs, *sizes[:2]),
       'masks': lambda: assemble(outputs, found, *sizes),
       '3x3 convolution': lambda: convolution(features, kernel),
@@ -79,6 +82,8 @@ def main() -> None:
     arguments.rounds,
   )
   show_times(seconds, arguments.plot, 'Inference, ResNet-50, 800x1333')
+  rate = arguments.batch_size / statistics.median(seconds['inference'])
+  print(f'inference: {rate:.2f} images/s, {memory_of(inference)}')
   flops = forward.cost_analysis()['flops']
   rate = flops / statistics.median(seconds['network'])
   best = 2 * 9 * 256 * features.size / statistics.median(seconds['3x3 convolution'])
