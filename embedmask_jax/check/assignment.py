@@ -16,9 +16,9 @@ from embedmask_jax.data.masks import CELL, decode_mask
 from embedmask_jax.data.sampler import pad_to_ladder
 from embedmask_jax.data.transforms import empty_batch, fill_instances
 from embedmask_jax.data.views import View
+from embedmask_jax.mask_readout import resize_weights
 from embedmask_jax.metrics.results import encode_mask
 from embedmask_jax.ops.locations import location_levels
-from embedmask_jax.postprocess import resize_weights
 from embedmask_jax.presets import PRESETS, Preset
 from embedmask_jax.structures import Batch
 from embedmask_jax.targets import LEVEL_RANGES, assign_targets

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from embedmask_jax.mask_readout import mask_pixels, resize_grid, resize_weights
 from embedmask_jax.ops.masks import OUTSIDE_LOG_PROBABILITY, mask_log_probability
-from embedmask_jax.postprocess import mask_pixels, resize_grid, resize_weights
 from embedmask_jax.presets import Preset
 from embedmask_jax.structures import Array
 
