@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -80,6 +81,8 @@ class Evaluator:
       UserError: the folder cannot be written.
     """
     overlay_folder = writable_folder(folder / 'overlays', 'evaluation folder')
+    for picture in overlay_folder.glob('*.png'):
+      picture.unlink()
     results: list[dict] = []
     kept: list[int] = []
     overlays: dict[int, np.ndarray] = {}
@@ -253,7 +256,8 @@ def evaluate_checkpoint(
   Args:
     stored: the checkpoint; its classes are those that count.
     config: model, data and eval parts.
-    workdir: WORKDIR/eval/<step> gets the files; the checkpoint's own by default.
+    workdir: WORKDIR/eval/<step> gets the files; the checkpoint's own by default, there
+      eval/<step>-<name of the annotations> for other data than the run's own.
 
   Raises:
     UserError: no data, categories that the checkpoint does not know, unreadable
@@ -269,7 +273,11 @@ def evaluate_checkpoint(
   mesh = data_mesh()
   model, variables = load_model(stored, config, mesh)
   root = located(workdir) if workdir else stored.workdir
-  folder = root / 'eval' / str(stored.step)
+  name = str(stored.step)
+  data, own = config.data.eval.annotations, stored.metadata.config.data.eval.annotations
+  if not workdir and data != own:
+    name += f'-{Path(data).stem}'
+  folder = root / 'eval' / name
   metrics = Evaluator(model, source, config, mesh)(
     variables, folder, step=stored.step, has_report=True
   )

@@ -2,11 +2,12 @@
 
 import os
 import uuid
+from pathlib import Path
 
 from etils import epath
 
 from embedmask_jax.errors import UserError
-from embedmask_jax.storage import located, reason
+from embedmask_jax.storage import is_remote, located, reason
 
 
 def writable_folder(path: str | os.PathLike, name: str) -> epath.Path:
@@ -39,3 +40,16 @@ def writable_folder(path: str | os.PathLike, name: str) -> epath.Path:
       f'{name}={folder} cannot be written ({reason(error)}); name another folder'
     ) from error
   return folder
+
+
+def local_folder(path: str | os.PathLike, name: str) -> Path:
+  """See `writable_folder`; for results that no object store takes.
+
+  Raises:
+    UserError: it is none of a file system, or cannot be made or written.
+  """
+  if is_remote(path):
+    raise UserError(
+      f'{name}={path} is no folder of a file system; name one, and copy it after'
+    )
+  return Path(writable_folder(path, name))

@@ -58,7 +58,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     reason = str(error).splitlines()[0]
     raise UserError(
       f'the hosts of this run do not find each other ({reason}); for a run on this '
-      'one alone pass --nodistributed'
+      'one alone pass --no-distributed (main.py: --nodistributed)'
     ) from error
   if not is_first():
     for handler in logging.getLogger().handlers:

@@ -68,16 +68,17 @@ def _expand(argument: str | os.PathLike) -> list[Path]:
     return [path]
   if path.is_dir():
     return _by_suffix(
-      sorted(entry for entry in path.iterdir() if entry.is_file()),
-      f'--images={argument}: no image in this folder',
+      # A link to nowhere is named when it is read.
+      sorted(entry for entry in path.iterdir() if not entry.is_dir()),
+      f'{argument}: no image in this folder',
     )
   if glob.has_magic(str(path)):
     found = sorted(map(Path, glob.glob(str(path), recursive=True)))
     return _by_suffix(
-      [entry for entry in found if entry.is_file()],
-      f'--images={argument}: no image has such a name',
+      [entry for entry in found if not entry.is_dir()],
+      f'{argument}: no image has such a name',
     )
-  raise UserError(f'--images={argument}: no such file or folder')
+  raise UserError(f'{argument}: no such file or folder')
 
 
 def _by_suffix(files: list[Path], complaint: str) -> list[Path]:

@@ -20,6 +20,7 @@ from embedmask_jax.checkpoint_writer import CheckpointWriter
 from embedmask_jax.data.transforms import Arrays
 from embedmask_jax.devices import data_mesh, replicate, split
 from embedmask_jax.errors import UserError
+from embedmask_jax.hosts import from_first, is_first
 from embedmask_jax.models.factory import build_model, init_variables
 from embedmask_jax.storage import located
 from embedmask_jax.structures import Batch
@@ -45,7 +46,13 @@ class NonFiniteLossError(UserError):
 def save_for_replay(
   workdir: epath.Path, metadata: Metadata, state: TrainState, batch: Arrays
 ) -> None:
-  """Writes the state before a step and the batch of that step; all hosts call it."""
+  """Writes the state before a step and the batch of that step; all hosts call it.
+
+  They take the place of those of a step before.
+  """
+  if is_first() and (workdir / FOLDER).exists():
+    (workdir / FOLDER).rmtree()
+  from_first(None)  # the others wait until it is gone
   folder = workdir / FOLDER / str(int(state.step))
   folder.mkdir(parents=True, exist_ok=True)
   host, hosts = jax.process_index(), jax.process_count()

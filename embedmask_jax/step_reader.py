@@ -53,8 +53,8 @@ class StepReader:
       ids = [self._source.image_ids[i] for i in batch['image_index'] if i >= 0]
       raise NonFiniteLossError(
         f'step {step}: {", ".join(bad)}; image ids of the batch: '
-        f'{", ".join(map(str, ids))}. See --mode=replay; lower optim.learning_rate, or '
-        'set optim.clip_norm',
+        f'{", ".join(map(str, ids))}. See `embedmask replay`; lower '
+        'optim.learning_rate, or set optim.clip_norm',
         {**batch, 'image_id': np.asarray(ids)},
       )
     self._progress.add(values)

@@ -310,7 +310,11 @@ def save(name, array):
 
 
 def copy(name, new):
-  return lambda root: shutil.copy(root / name, root / new)
+  def edit(root):
+    (root / new).parent.mkdir(exist_ok=True)
+    shutil.copy(root / name, root / new)
+
+  return edit
 
 
 CITY_JSON = 'fine/town/a_000_gtFine_polygons.json'
@@ -376,6 +380,16 @@ PREPARE = {
     write('labels/a.txt', '2 .1 .1 .2 .2 .3 .3'),
     'class 2; --names has 2',
   ),
+  'yolo: class not a number': (
+    'yolo',
+    write('labels/a.txt', 'nan .1 .1 .2 .2 .3 .3'),
+    'line 1: class nan; --names has 2',
+  ),
+  'yolo: class infinite': (
+    'yolo',
+    write('labels/a.txt', 'inf .1 .1 .2 .2 .3 .3'),
+    'line 1: class inf; --names has 2',
+  ),
   'yolo: class by name': (
     'yolo',
     write('labels/a.txt', '\ncat .1 .1 .2 .2 .3 .3'),
@@ -390,6 +404,16 @@ PREPARE = {
   'yolo: not text': ('yolo', write('labels/a.txt', b'\xff\xfe\x00'), 'a.txt'),
   'yolo: labels without image': ('yolo', remove('images/a.jpg'), 'have no image in'),
   'yolo: images alike': ('yolo', copy('images/a.jpg', 'images/a.png'), 'are alike'),
+  'yolo: labels alike': (
+    'yolo',
+    copy('labels/a.txt', 'labels/old/a.txt'),
+    'old/a.txt are alike',
+  ),
+  'yolo: image gone': (
+    'yolo',
+    lambda root: (root / 'images/d.jpg').symlink_to('nowhere'),
+    'd.jpg: cannot be read',
+  ),
   'yolo: image cut': (
     'yolo',
     lambda root: write('images/a.jpg', (root / 'images/a.jpg').read_bytes()[:200])(
@@ -405,6 +429,7 @@ PREPARE = {
     write('data.yaml', 'names: {0: a, 2: b}'),
     'from 0',
   ),
+  'yolo: names a text': ('yolo', write('data.yaml', 'names: ab'), 'must be `names`'),
   'yolo: names twice': ('yolo', write('data.yaml', 'names: [a, a]'), 'twice'),
   'yolo: no images': (
     'yolo',
@@ -419,6 +444,11 @@ PREPARE = {
   'ids: other size': ('instance-ids', save('labels/a.png', LARGE), '56x41 pixels'),
   'ids: not PNG': ('instance-ids', write('labels/a.png', 'text'), 'cannot be read'),
   'ids: labels gone': ('instance-ids', remove('labels/a.png'), 'have no labels in'),
+  'ids: labels alike': (
+    'instance-ids',
+    copy('labels/a.png', 'labels/old/a.png'),
+    'old/a.png are alike',
+  ),
   'ids: image gone': ('instance-ids', remove('images/a.jpg'), 'have no image in'),
   'masks: other size': (
     'mask-folders',
@@ -432,6 +462,11 @@ PREPARE = {
     'cityscapes',
     lambda root: [path.unlink() for path in (root / 'fine/town').glob('*')],
     'no *_gtFine_instanceIds.png',
+  ),
+  'city: labels alike': (
+    'cityscapes',
+    copy(CITY_IDS, CITY_IDS.replace('town', 'village')),
+    'a_000_gtFine_instanceIds.png are alike',
   ),
   'city: other size': ('cityscapes', save(CITY_IDS, LARGE), '56x41 pixels'),
   'city: image gone': (
@@ -487,6 +522,24 @@ def test_prepare_names_empty_masks(tmp_path, capsys):
   assert len(json.loads(output.read_text())['annotations']) == 2
 
 
+def test_prepare_takes_masks_of_any_kind_and_names_other_files(tmp_path, capsys):
+  arguments, _ = formats.write_mask_folders(tmp_path)
+  masks = tmp_path / 'labels' / 'a' / 'masks'
+  (masks / '0.png').rename(masks / '0.PNG')
+  with Image.open(masks / '1.png') as image:
+    image.save(masks / '1.tif')
+    image.convert('RGB').save(masks / '2.BMP')
+    image.convert('RGB').save(masks / '3.jpg')
+  (masks / '1.png').unlink()
+  (masks / '.DS_Store').touch()
+  status, output = formats.prepare(tmp_path, 'mask-folders', arguments)
+  assert status == 1
+  told = capsys.readouterr().out
+  assert 'entries: 5 in, 4 out' in told
+  assert '3.jpg: no mask by its suffix' in told
+  assert len(json.loads(output.read_text())['annotations']) == 4
+
+
 # Arguments of prepare, in a folder with file.txt, full/ and images/ -> the line.
 PREPARE_ARGUMENTS = [
   (['--output=o'], '--from is missing'),
@@ -497,6 +550,13 @@ PREPARE_ARGUMENTS = [
   (['--from=labelme', '--labels=nowhere', '--output=o'], 'no such folder'),
   (['--from=labelme', '--labels=file.txt', '--output=o'], 'is a file, not a folder'),
   (['--from=instance-ids', '--labels=full', '--output=o'], '--images is missing'),
+  (
+    [
+      *('--from=yolo', '--labels=full', '--images=images', '--names=file.txt'),
+      '--output=gs://bucket/o',
+    ],
+    'is no file of a file system',
+  ),
   (['--from=coco', '--images=images', '--output=o'], '--annotations is missing'),
   (['--from=coco', '--annotations=a.json', '--output=o'], '--images is missing'),
   (
@@ -520,6 +580,7 @@ def test_prepare_arguments(tmp_path, monkeypatch, capsys, arguments, message):
   Path('a.json').write_text(json.dumps(good()))
   assert message in refused(capsys, 'prepare', *arguments)
   assert not Path('o').exists()
+  assert not Path('gs:').exists()
 
 
 def test_prepare_replaces_nothing(tmp_path, capsys):

@@ -108,6 +108,12 @@ def test_nothing_is_lost_of_a_clean_data_set(clean, capsys):
       assert np.asarray(image).std() > 20
 
 
+def test_sheets_go_into_a_file_system(clean, capsys):
+  arguments = ['check-data', *NETWORK, *places(clean), '--output=gs://bucket/x']
+  assert command_line.run([*arguments, '--quiet']) == 2
+  assert 'is no folder of a file system' in capsys.readouterr().err
+
+
 @pytest.fixture(scope='module')
 def broken(tmp_path_factory):
   """Status, JSON and text of a data set with one of every defect."""
@@ -122,6 +128,9 @@ def broken(tmp_path_factory):
   turned[0x0112] = 3
   save_picture(folder / 'images' / '5.jpg', exif=turned)
   save_picture(folder / 'images' / 'stray.png')
+  pages = [Image.new('RGB', SIZE[::-1], colour) for colour in ('red', 'blue')]
+  pages[0].save(folder / 'images' / '8.tif', save_all=True, append_images=pages[1:])
+  images.append(picture(8, '8.tif'))
   images.append(picture(7, '1.jpg'))
   objects = [
     instance(1, 1, 60, 60, 30),
@@ -158,6 +167,7 @@ def test_every_finding_is_named(broken):
     'missing_file': (True, ['6.jpg']),
     'file_twice': (True, ['1.jpg']),
     'exif_ignored': (False, ['5.jpg']),
+    'several_frames': (False, ['8.tif']),
     'unlisted_file': (False, ['stray.png']),
     'crowd': (False, [8]),
     'left_out': (True, [7]),

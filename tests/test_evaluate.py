@@ -1,6 +1,7 @@
 """Evaluation around the network: every image once, and the truth scores 1."""
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -172,6 +173,26 @@ def test_a_checkpoint_is_evaluated_into_its_own_work_folder(
   assert 'Every image is perfect.' in report
   evaluate_checkpoint(stored, config, workdir=str(tmp_path / 'elsewhere'))
   assert (tmp_path / 'elsewhere' / 'eval' / '5' / 'metrics.json').exists()
+
+
+def test_other_data_leave_the_runs_own_evaluation_alone(
+  config, oracle, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(evaluate_module, 'load_model', lambda *_: (None, {}))
+  stored = stored_checkpoint(config, CATEGORIES, tmp_path)
+  other = config.copy_and_resolve_references()
+  shutil.copy(tmp_path / 'truth.json', tmp_path / 'x.json')
+  other.data.eval.annotations = str(tmp_path / 'x.json')
+  evaluate_checkpoint(stored, other)
+  assert [path.name for path in (tmp_path / 'run' / 'eval').iterdir()] == ['5-x']
+
+
+def test_overlays_of_an_evaluation_before_do_not_stay(config, oracle, tmp_path):
+  source = open_eval_source(config.data, CATEGORIES)
+  for count in (3, 2):
+    config.eval.num_overlays = count
+    Evaluator(None, source, config, data_mesh())({}, tmp_path / 'eval', step=7)
+    assert len(list((tmp_path / 'eval' / 'overlays').iterdir())) == count
 
 
 def test_unknown_categories_and_missing_data_are_told(config, tmp_path):

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -22,6 +23,7 @@ from embedmask_jax.checkpoint import Metadata, checksum
 from embedmask_jax.checkpoint_writer import CheckpointWriter
 from embedmask_jax.data.views import resize_sizes
 from embedmask_jax.errors import UserError
+from embedmask_jax.export import artifact
 from embedmask_jax.export.flat_program import flat_program, split_program
 from embedmask_jax.export.size_table import make_size_table
 from embedmask_jax.export.verify import Row, agrees, compare, format_rows
@@ -224,6 +226,33 @@ def test_a_refused_export_leaves_nothing(run_folder, photo, tmp_path, capsys):
   assert export(run_folder, output, *options) == 2
   assert 'has 40x60 pixels and does not fit --canvas=32x48' in capsys.readouterr().err
   assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+
+
+@pytest.mark.parametrize('place', ['beside', 'within', 'in the end'])
+def test_a_folder_that_cannot_be_written_is_told(
+  run_folder, tmp_path, capsys, monkeypatch, place
+):
+  output = tmp_path / 'exported'
+
+  def full(*_, **__):
+    raise OSError(28, 'No space left on device')
+
+  def write(*_):
+    if place == 'within':
+      full()
+    (output / 'of another').touch()
+    return []
+
+  if place == 'beside':
+    monkeypatch.setattr(tempfile, 'mkdtemp', full)
+  monkeypatch.setattr(artifact.stablehlo, 'write_stablehlo', write)
+  monkeypatch.setattr(artifact, 'make_contract', lambda *_, **__: {})
+  monkeypatch.setattr(artifact, 'load_model', lambda *_: (None, {}))
+  monkeypatch.setattr(artifact, 'make_function', lambda *_: None)
+  assert export(run_folder, output) == 2
+  error = capsys.readouterr().err
+  assert f'--output={output} cannot be written' in error
+  assert [path.name for path in tmp_path.iterdir()] == ['exported']
 
 
 def test_the_table_has_the_sizes_of_the_host():

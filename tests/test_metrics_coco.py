@@ -249,7 +249,11 @@ def test_what_annotations_lack_comes_from_the_mask():
     for field in ('bbox', 'area', 'iscrowd'):
       del annotation[field]
   results = ground_truth_as_results(TWO)
-  assert evaluate_results(truth, results) == evaluate_results(TWO, results)
+  expected = evaluate_results(TWO, results)
+  assert evaluate_results(truth, results) == expected
+  for annotation in truth['annotations']:
+    annotation |= {'area': None, 'iscrowd': None}
+  assert evaluate_results(truth, results) == expected
 
 
 def test_names_can_be_given_and_equal_ones_are_told_apart():
@@ -282,18 +286,53 @@ GOOD = result_of(1, 3, (4, 6, 20, 10), 0.5)
     ({'category_id': 1}, 'result 1: category_id 1 is not in'),
     ({'category_id': None}, 'result 1: category_id None'),
     ({'score': float('nan')}, 'result 1: score nan'),
-    ({'score': '0.5'}, 'result 1: score 0.5 is not a finite number'),
+    ({'score': '0.5'}, "result 1: score '0.5' is not a finite"),
     ({'segmentation': encode_mask(np.ones((8, 9)))}, r'result 1: RLE size \[8, 9\]'),
     ({'segmentation': 'abc'}, 'result 1: segmentation is neither'),
     ({'segmentation': [1, 2]}, 'result 1: segmentation is a list, but not of poly'),
     ({'segmentation': [[1, 2, 3, 4, 5, 6, 7]]}, 'result 1: a polygon has an odd'),
-    ({'segmentation': {'size': [64, 64], 'counts': [9]}}, 'counts add up to 9 pixels'),
-    ({'bbox': [1, 2, 3]}, 'result 1 has neither'),
+    ({'segmentation': {'size': [64, 64], 'counts': [9]}}, 'add up to 4096 pixels'),
+    (
+      {'segmentation': {'size': [64, 64], 'counts': [9.5, 4086.5]}},
+      'not integers from 0',
+    ),
+    ({'segmentation': {'size': [64, 64], 'counts': [-4, 4100]}}, 'not integers from 0'),
+    (
+      {'segmentation': {'size': [64, 64], 'counts': [None, 4096]}},
+      'not integers from 0',
+    ),
+    ({'score': 10**400}, 'result 1: score 1000.* is not a finite number'),
+    ({'bbox': [1, 2, 3]}, r'result 1: bbox is \[1, 2, 3\], not four finite numbers'),
+    ({'bbox': None}, 'result 1: bbox is None, not four'),
+    ({'bbox': 5}, 'result 1: bbox is 5, not four'),
+    ({'bbox': '1234'}, "result 1: bbox is '1234', not four"),
+    ({'bbox': [1, 2, 3, float('inf')]}, 'result 1: bbox'),
   ],
 )
 def test_unusable_results_are_named(change, message):
   with pytest.raises(UserError, match=message):
     evaluate_results(TWO, [GOOD, {**GOOD, **change}])
+
+
+# The last has a number of seven digits, of which pycocotools makes another.
+@pytest.mark.parametrize(
+  'counts', ['abc', '', 'PPPP', 'z' * 14, 'é', 'P4P', '`n1Xo0X9hiooooO']
+)
+def test_compressed_runs_must_cover_the_image(counts):
+  segmentation = {'size': [64, 64], 'counts': counts}
+  bad = {**GOOD, 'segmentation': segmentation}
+  with pytest.raises(UserError, match='result 1: RLE counts .* do not cover the image'):
+    evaluate_results(TWO, [GOOD, bad])
+  truth = copy.deepcopy(TWO)
+  truth['annotations'][1]['segmentation'] = segmentation
+  with pytest.raises(UserError, match='ground truth: annotation 1: RLE counts'):
+    evaluate_results(truth, [GOOD])
+
+
+def test_a_result_needs_a_mask_or_a_box():
+  bare = {key: value for key, value in GOOD.items() if key != 'segmentation'}
+  with pytest.raises(UserError, match='result 0 has neither a segmentation nor a bbox'):
+    evaluate_results(TWO, [bare])
 
 
 def test_results_with_and_without_masks_do_not_mix():
@@ -317,6 +356,45 @@ def test_results_with_and_without_masks_do_not_mix():
     (
       lambda truth: truth['annotations'][1].update(segmentation=3),
       'annotation 1: segmentation is neither',
+    ),
+    (lambda truth: truth['annotations'][1].pop('id'), 'annotations has no id'),
+    (lambda truth: truth.update(images=[1]), r'images\[0\] is 1, not an object'),
+    (lambda truth: truth['categories'][0].update(id='a'), 'some ids of categories are'),
+    *(
+      (
+        lambda truth, part=part, key=key, value=value: truth[part][1].update(
+          {key: value}
+        ),
+        rf'the ground truth: {part}\[1\]: {key} is .*, not ',
+      )
+      for part, key, value in (
+        ('images', 'id', [1]),
+        ('images', 'id', 2**64),
+        ('images', 'height', '64'),
+        ('images', 'width', None),
+        ('categories', 'name', ['cup']),
+        ('annotations', 'id', None),
+        ('annotations', 'image_id', [1]),
+        ('annotations', 'category_id', {}),
+      )
+    ),
+    (lambda truth: truth['images'][0].update(height=2**31), 'more than 4294967295 pix'),
+    *(
+      (
+        lambda truth, key=key, value=value: truth['annotations'][1].update(
+          {key: value}
+        ),
+        f'annotation 1: {key} is .*, n',
+      )
+      for key, value in (
+        ('iscrowd', '1'),
+        ('iscrowd', []),
+        ('area', '9'),
+        ('area', float('nan')),
+        ('bbox', None),
+        ('bbox', ['10', '10', '40', '40']),
+        ('bbox', [10, 10, 40, float('nan')]),
+      )
     ),
   ],
 )
@@ -419,7 +497,9 @@ def test_command_scores_one_type_on_request(files, capsys):
     (None, '[]', [], 'cannot read'),
     ('{}', '[]', [], 'not COCO instances JSON'),
     (json.dumps(TWO), '[{', [], 'is not a JSON file'),
-    (json.dumps(TWO), '{}', [], 'must be a list'),
+    ('[' * 100_000, '[]', [], 'truth.json is not a JSON file'),
+    (json.dumps(TWO), '{}', [], 'results.json: COCO results must be a list'),
+    (json.dumps(TWO), json.dumps([{}]), [], 'results.json: result 0: image_id None'),
     (json.dumps(TWO), '[]', ['--max_dets', 'many'], '--max_dets=many'),
     (json.dumps(TWO), '[]', ['--json', '/nowhere/m.json'], 'cannot write /nowhere'),
   ],

@@ -279,6 +279,8 @@ def test_files_are_found_by_name_folder_pattern_and_list(tmp_path, monkeypatch):
   for name in ('b/2.png', 'b/1.jpg', 'b/c/3.png', 'b/notes.txt', 'x.mp4'):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
+  (tmp_path / 'b' / 'c' / '4.png').symlink_to('nowhere')
+  (tmp_path / 'b' / '5.png').mkdir()
   monkeypatch.chdir(tmp_path)
 
   def names(*arguments):
@@ -286,7 +288,8 @@ def test_files_are_found_by_name_folder_pattern_and_list(tmp_path, monkeypatch):
 
   assert names('b') == ['b/1.jpg', 'b/2.png']
   assert names('x.mp4', 'b/2.png', 'b') == ['x.mp4', 'b/2.png', 'b/1.jpg']
-  assert names('b/**/*.png') == ['b/2.png', 'b/c/3.png']
+  # A link to nowhere is named when it is read.
+  assert names('b/**/*.png') == ['b/2.png', 'b/c/3.png', 'b/c/4.png']
   for content in (b'b/2.png\nb/1.jpg\n', b'b/2.png\0b/1.jpg\0', b'b/2.png\r\nb/1.jpg'):
     monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(content)))
     assert names('-') == ['b/2.png', 'b/1.jpg']

@@ -22,6 +22,7 @@ def checkpoint(tmp_path_factory):
 def place(tmp_path, monkeypatch, checkpoint):
   """A folder with images that are well and others that are not."""
   monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('HOME', str(tmp_path))
   monkeypatch.setattr(predictor, 'load_model', lambda *_: (None, {}))
   monkeypatch.setattr(predictor, 'make_inference', lambda *_: None)
   (tmp_path / 'run').symlink_to(checkpoint)
@@ -48,8 +49,8 @@ def one_line(capsys, arguments):
   ('arguments', 'message'),
   [
     ('', 'IMAGES is missing'),
-    ('nowhere.png', '--images=nowhere.png: no such file or folder'),
-    ('images nowhere', '--images=nowhere: no such file or folder'),
+    ('nowhere.png', 'error: nowhere.png: no such file or folder'),
+    ('images --images=nowhere', 'error: nowhere: no such file or folder'),
     ('empty', 'no image in this folder'),
     ('texts', 'no image in this folder'),
     ('images/*.tif', 'no image has such a name'),
@@ -70,6 +71,7 @@ def one_line(capsys, arguments):
     ('images --polygon-tolerance=-1', 'polygon_tolerance is -1.0'),
     ('images --polygon-tolerance=nan', 'polygon_tolerance is nan'),
     ('images --output=images', 'is the folder of the images'),
+    ('images --output=~/images', 'is the folder of the images'),
     ('images --output=file/out', 'cannot be written'),
     ('images --output=gs://bucket/x', 'is no folder of a file system'),
     ('images --checkpoint=empty', 'holds no checkpoint'),
@@ -118,6 +120,7 @@ def test_unreadable_images_are_named_and_the_others_done(place, capsys, monkeypa
   (place / 'images' / 'torn.png').write_bytes(whole[: len(whole) // 2])
   (place / 'images' / 'void.jpg').touch()
   (place / 'images' / 'text.gif').write_text('not an image')
+  (place / 'images' / 'lost.png').symlink_to('nowhere.png')
 
   class Nothing:
     def __init__(self, *_, **__):
@@ -142,8 +145,8 @@ def test_unreadable_images_are_named_and_the_others_done(place, capsys, monkeypa
   arguments = ['predict', 'images', '--output=out', '--checkpoint=run', '--save=coco']
   assert command_line.run(arguments) == 2
   said = capsys.readouterr().err
-  assert '3 of 4 images could not be read' in said
-  for name in ('torn.png', 'void.jpg', 'text.gif'):
+  assert '4 of 5 images could not be read' in said
+  for name in ('torn.png', 'void.jpg', 'text.gif', 'lost.png'):
     assert name in said
   content = json.loads((place / 'out' / 'instances.json').read_text())
   # An image in which nothing is found is there all the same.

@@ -1,15 +1,17 @@
 """The look at a step that was not finite."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 from synthetic import random_batch
 from test_main import run
 
 from configs import base
 from embedmask_jax import replay as replay_module
-from embedmask_jax.checkpoint import Metadata
+from embedmask_jax.checkpoint import Metadata, open_checkpoint
 from embedmask_jax.devices import data_mesh, replicate
 from embedmask_jax.errors import UserError
 from embedmask_jax.models.factory import build_model, init_variables
@@ -52,6 +54,24 @@ def test_the_image_at_fault_stands_out(tmp_path, monkeypatch):
   assert first.startswith('image 31: loss ')
   assert 'nan' not in first
   assert second == 'image 32: loss nan'
+
+
+def test_the_latest_divergence_is_replayed(tmp_path, monkeypatch):
+  monkeypatch.setattr(replay_module, 'make_train_step', make_fragile_step)
+  config = small_config()
+  metadata = Metadata(config, (1, 2, 3), ('a', 'b', 'c'))
+  variables = init_variables(build_model(config.model, 3), 0)
+  state = create_train_state(variables, optax.sgd(0.1))
+  batch = vars(random_batch(0, [(64, 64)], (64, 64), [2])) | {'image_id': np.arange(1)}
+  for step in (7, 7, 5):
+    params = jax.tree.map(lambda x, step=step: x + step, variables['params'])
+    state = replicate(data_mesh(1), state.replace(step=np.int32(step), params=params))
+    save_for_replay(epath.Path(tmp_path), metadata, state, batch)
+  stored = open_checkpoint(tmp_path / 'replay')
+  assert stored.step == 5
+  found = stored.read('variables', jax.eval_shape(lambda: variables))
+  np.testing.assert_array_equal(jax.tree.leaves(found)[0], jax.tree.leaves(params)[0])
+  assert replay(tmp_path).startswith('step 5\n')
 
 
 def test_a_share_that_is_missing_is_told(tmp_path, capsys):

@@ -2,12 +2,14 @@
 
 import os
 import pickle
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from embedmask_jax.errors import UserError
-from embedmask_jax.weights.files import read_weights
+from embedmask_jax.weights.files import read_weights, write_torch
 
 
 @pytest.mark.parametrize('protocol', [0, 2, 4])
@@ -84,3 +86,19 @@ def test_other_files_are_refused(tmp_path):
   (tmp_path / 'b.pkl').write_bytes(pickle.dumps({'model': {'a': 'text'}}))
   with pytest.raises(UserError, match='no tensors'):
     read_weights(tmp_path / 'b.pkl')
+
+
+def test_where_it_cannot_be_written_nothing_is_left(tmp_path, monkeypatch):
+  # PyTorch says 'disk full' by a RuntimeError.
+  def save(_, path):
+    path.touch()
+    if path.name.startswith('full'):
+      raise RuntimeError('[enforce fail]\nand a page more')
+
+  torch = SimpleNamespace(from_numpy=np.asarray, save=save)
+  monkeypatch.setitem(sys.modules, 'torch', torch)
+  (tmp_path / 'a.pth').mkdir()
+  for name in ('a.pth', 'full.pth'):
+    with pytest.raises(UserError, match=rf'{name}: cannot be written .*\); [^\n]*$'):
+      write_torch(tmp_path / name, {})
+  assert [found.name for found in tmp_path.iterdir()] == ['a.pth']

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from embedmask_jax.check.findings import Finding, Section, spread
 from embedmask_jax.data.coco_source import CocoSource
-from embedmask_jax.data.decode import open_rgb, stored_form
+from embedmask_jax.data.decode import has_several_frames, open_rgb, stored_form
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.errors import UserError
 from embedmask_jax.image_files import SUFFIXES
@@ -35,7 +35,7 @@ def check_files(source: ImageSource, folders: str) -> tuple[Section, frozenset[i
     section.findings.append(
       Finding('missing_file', len(missing), 'files are missing', missing, 'files')
     )
-  broken, turned, stored = _decode_all(source)
+  broken, turned, stored, animated = _decode_all(source)
   if broken:
     words = 'files cannot be used; one by one'
     section.findings.append(
@@ -54,6 +54,11 @@ def check_files(source: ImageSource, folders: str) -> tuple[Section, frozenset[i
       'files have an EXIF rotation that is not applied, since their annotations '
       'have the size of the pixels as stored; look at them in the contact sheet',
     ),
+    (
+      animated,
+      'several_frames',
+      'files have several pages or frames, of which the first alone is read',
+    ),
   ):
     if indices:
       names = tuple(source.file_names[index] for index in indices)
@@ -67,11 +72,14 @@ def check_files(source: ImageSource, folders: str) -> tuple[Section, frozenset[i
   return section, frozenset(broken)
 
 
-def _decode_all(source: ImageSource) -> tuple[dict[int, str], list[int], list[int]]:
-  """Messages of broken images, and the images turned, or not, despite their EXIF."""
+def _decode_all(
+  source: ImageSource,
+) -> tuple[dict[int, str], list[int], list[int], list[int]]:
+  """Messages of broken images; images turned by EXIF, not turned, of several frames."""
   broken: dict[int, str] = {}
   turned: list[int] = []
   stored: list[int] = []
+  animated: list[int] = []
 
   def look(index: int) -> None:
     size = tuple(source.sizes[index].tolist())
@@ -84,6 +92,8 @@ def _decode_all(source: ImageSource) -> tuple[dict[int, str], list[int], list[in
     stored_size, orientation = stored_form(record.encoded)
     if orientation != 1:
       (stored if stored_size == size else turned).append(index)
+    if has_several_frames(record.encoded):
+      animated.append(index)
 
   with ThreadPoolExecutor(os.cpu_count()) as pool:
     looks = pool.map(look, range(len(source)))
@@ -96,7 +106,7 @@ def _decode_all(source: ImageSource) -> tuple[dict[int, str], list[int], list[in
       disable=None,  # where stderr is no terminal
     ):
       pass
-  return dict(sorted(broken.items())), sorted(turned), sorted(stored)
+  return dict(sorted(broken.items())), sorted(turned), sorted(stored), sorted(animated)
 
 
 def _unused(source: ImageSource, folders: str) -> tuple[str, ...]:

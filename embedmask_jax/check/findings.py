@@ -32,6 +32,7 @@ NOTES = frozenset(
   {
     'exif_turned',
     'exif_ignored',
+    'several_frames',
     'unlisted_file',
     'crowd',
     'short_polygon',

@@ -9,7 +9,6 @@ configs/custom.py is used.
 
 import argparse
 import json
-from pathlib import Path
 
 from embedmask_jax.config_reading import given_or_default_config
 from embedmask_jax.errors import UserError
@@ -59,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
   allowed = _allowed(arguments.allow)
   from embedmask_jax.check.data_check import check_data
   from embedmask_jax.data.source import open_source
-  from embedmask_jax.folders import writable_folder
+  from embedmask_jax.folders import local_folder
   from embedmask_jax.presets import PRESETS
 
   source = open_source(
@@ -71,11 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
   )
   output = None
   if arguments.output:
-    output = writable_folder(arguments.output, '--output')
+    output = local_folder(arguments.output, '--output')
   report = check_data(source, config, folders=images, output=output)
   content = json.dumps(report.as_json(), indent=2)
   if output:
-    (Path(output) / 'report.json').write_text(content + '\n')
+    (output / 'report.json').write_text(content + '\n')
   print(content if arguments.json else report)
   return FINDINGS if report.losses(allowed) else SUCCESS
 

@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '-o',
     '--output',
     required=True,
-    help='folder to write, new or empty; for pth and npz a file with that ending',
+    help='folder to write, new or empty; for pth a file ending in .pth or .pt, for npz '
+    'in .npz',
   )
   parser.add_argument(
     '--format',
@@ -80,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
   kind = arguments.format
   if kind is None:
     ending = arguments.output.rpartition('.')[2]
-    kind = ending if ending in (PTH, NPZ) else STABLEHLO
+    kind = {PTH: PTH, 'pt': PTH, NPZ: NPZ}.get(ending, STABLEHLO)
   canvas = _size('--canvas', arguments.canvas)
   network_canvas = _size('--network-canvas', arguments.network_canvas, step=32)
   if kind in (PTH, NPZ):
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         f'--format={kind} writes weights, for which there are no --canvas, '
         '--network-canvas, --verify and --config'
       )
-  elif arguments.output.endswith(('.pth', '.npz', '.onnx', '.bin')):
+  elif arguments.output.endswith(('.pth', '.pt', '.npz', '.onnx', '.bin')):
     raise UserError(
       f'--output={arguments.output}: --format={kind} writes a folder; name one'
     )

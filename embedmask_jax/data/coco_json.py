@@ -1,6 +1,8 @@
 """COCO's JSON: read, checked from end to end, turned into tables."""
 
 import json
+import reprlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -24,6 +26,8 @@ _KEYS = {
   'annotations': ('id', 'image_id', 'category_id'),
   'categories': ('id', 'name'),
 }
+# What the columns of `AnnotationTable` hold.
+_BITS = {'height': 32, 'width': 32}
 
 
 def load_json(path: str) -> dict[str, Any]:
@@ -31,8 +35,8 @@ def load_json(path: str) -> dict[str, Any]:
 
   Raises:
     UserError: no such file, not JSON, a list or key missing, ids that are not
-      integers or that appear twice, an annotation of an unknown image or category,
-      no images, no categories.
+      integers, too large, or that appear twice, an annotation of an unknown image or
+      category, no images, no categories.
   """
   try:
     content = json.loads(read_bytes(path))
@@ -76,6 +80,12 @@ def _check_part(path: str, content: dict, part: str, keys: Sequence[str]) -> Non
         raise UserError(
           f'{path}: {part}[{index}][{key!r}] is {entry[key]!r}, not '
           f'{"a string" if is_text else "an integer"}'
+        )
+      bits = _BITS.get(key, 64)
+      if not is_text and entry[key].bit_length() >= bits:
+        raise UserError(
+          f'{path}: {part}[{index}][{key!r}] is {reprlib.repr(entry[key])}, which '
+          f'does not fit into {bits} bits; use smaller numbers'
         )
   counts = Counter(entry['id'] for entry in content[part])
   twice = [f'{i} ({n} times)' for i, n in counts.items() if n > 1]
@@ -167,12 +177,24 @@ def _column(rows: Iterable[dict], value: Callable[[dict], Any], dtype) -> np.nda
 
 
 def _box(annotation: dict) -> tuple[float, ...]:
-  box = annotation.get('bbox')
-  try:
-    x, y, width, height = (float(side) for side in box)  # type: ignore[union-attr]
-  except (TypeError, ValueError):
-    return (np.nan,) * 4
-  return x, y, width, height
+  box: Any = annotation.get('bbox')
+  return tuple(map(float, box)) if is_box(box) else (np.nan,) * 4
+
+
+def is_box(value: Any) -> bool:
+  """Whether a value of the JSON is a list of four finite numbers."""
+  return (
+    isinstance(value, list | tuple) and len(value) == 4 and all(map(is_number, value))
+  )
+
+
+def is_number(value: Any) -> bool:
+  """Whether a value of the JSON is a number that a float holds."""
+  return (
+    isinstance(value, int | float)
+    and not isinstance(value, bool)
+    and abs(value) <= sys.float_info.max
+  )
 
 
 def make_ground_truth(
@@ -183,7 +205,7 @@ def make_ground_truth(
   Crowd regions and objects too small for training stay. Annotations that cannot be
   evaluated (no usable segmentation or box) are left out, polygons of less than 3
   points are dropped (pycocotools takes them for boxes), a missing `iscrowd` is 0, and
-  a missing `area` is the mask's.
+  an `area` that is missing or no number is the mask's.
 
   Args:
     annotations: the JSON's entries.
@@ -203,7 +225,7 @@ def make_ground_truth(
     entry = {**annotation, 'iscrowd': int(bool(annotation.get('iscrowd')))}
     if isinstance(entry['segmentation'], list):
       entry['segmentation'] = [p for p in entry['segmentation'] if len(p) >= 6]
-    if not isinstance(entry.get('area'), int | float):
+    if not is_number(entry.get('area')):
       entry['area'] = _area(entry['segmentation'], *sizes[entry['image_id']])
     kept.append(entry)
   return {

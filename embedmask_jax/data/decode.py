@@ -9,13 +9,13 @@ What is made of the less common kinds of file:
     of small values is left as it is; 16-bit colour keeps its upper byte;
   * floats in 0..1 are taken as fractions of full brightness, larger ones are rounded
     and treated like integers;
-  * of several frames the first counts.
+  * of several frames (pages of TIFF, GIF and other animations) the first counts.
 """
 
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from embedmask_jax.errors import UserError
 
@@ -44,6 +44,8 @@ _TURNS = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
+# The others undo themselves.
+_BACK = {6: 8, 8: 6}
 
 
 def decode_image(
@@ -64,8 +66,33 @@ def stored_form(data: bytes) -> tuple[tuple[int, int], int]:
     (height, width) as stored, and the EXIF orientation, 1 to 8; 1 is upright.
   """
   with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    return (image.height, image.width), orientation if orientation in _TURNS else 1
+    return _stored_size(image), _orientation(image)
+
+
+def has_several_frames(data: bytes) -> bool:
+  """Whether an image file that `open_rgb` can decode holds more than it reads.
+
+  The smaller copies and depth maps that cameras append to a JPEG do not count.
+  """
+  with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    try:
+      return image.format != 'MPO' and getattr(image, 'is_animated', False)
+    # The first frame is whole; what follows is not an image.
+    except Exception:
+      return False
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+  """(height, width) of the pixels in the file; Pillow gives that of turned TIFF."""
+  if isinstance(image, TiffImagePlugin.TiffImageFile):
+    tags = image.tag_v2
+    return tags[TiffImagePlugin.IMAGELENGTH], tags[TiffImagePlugin.IMAGEWIDTH]
+  return image.height, image.width
+
+
+def _orientation(image: Image.Image) -> int:
+  orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+  return orientation if orientation in _TURNS else 1
 
 
 def open_rgb(
@@ -98,15 +125,17 @@ def open_rgb(
     remedy += ' or leave it out of the data set'
   try:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
-    stored = (image.height, image.width)
+    stored = _stored_size(image)
     if stored[0] * stored[1] > max_pixels:
       what = f'{stored[1]}x{stored[0]} pixels (width x height)'
       raise _huge(name, what, max_pixels)
     if size is not None and tuple(size) not in (stored, stored[::-1]):
       raise _wrong_size(name, stored, size)
+    is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
+    before = _orientation(image) if is_tiff else 1
     image.load()
-    # Asked for after loading: Pillow has turned TIFF files by then.
-    turn = _TURNS.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    # Pillow turns TIFF files, and no others, when it loads them.
+    orientation = _orientation(image)
     rgb = _to_rgb(image)
   except UserError:
     raise
@@ -121,8 +150,11 @@ def open_rgb(
     raise UserError(
       f'{name}: cannot be decoded ({str(error) or type(error).__name__}); {remedy}'
     ) from error
-  if turn is not None and (size is None or stored != tuple(size)):
-    rgb = rgb.transpose(turn)
+  if size is not None and stored == tuple(size):
+    # Back, where Pillow has turned it.
+    orientation = _BACK.get(before, before) if orientation != before else 1
+  if orientation != 1:
+    rgb = rgb.transpose(_TURNS[orientation])
   if size is not None and (rgb.height, rgb.width) != tuple(size):
     raise _wrong_size(name, stored, size)
   return rgb

@@ -7,6 +7,8 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
+import zipfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -29,6 +31,9 @@ from embedmask_jax.storage import copy_files, is_remote, located, read_bytes, re
 # opening it reads no records.
 INDEX_FILE = 'index.npz'
 INDEX_VERSION = 1
+# Threads that import TFDS at the same time can wait for each other for ever: it loads
+# parts of itself behind locks of its own.
+_opening = threading.Lock()
 
 
 class RecordSource(ImageSource):
@@ -66,11 +71,12 @@ class RecordSource(ImageSource):
 
   def _record(self, index: int) -> dict[str, Any]:
     try:
-      if self._records is None:
-        import tensorflow_datasets as tfds
+      with _opening:
+        if self._records is None:
+          import tensorflow_datasets as tfds
 
-        builder = tfds.builder_from_directory(self._folder)
-        self._records = builder.as_data_source(split=self._split)
+          builder = tfds.builder_from_directory(self._folder)
+          self._records = builder.as_data_source(split=self._split)
       record = self._records[index]
     # The readers of TFDS and ArrayRecord raise whatever they meet.
     except Exception as error:
@@ -132,7 +138,14 @@ def _load_index(folder: epath.Path) -> tuple[AnnotationTable, str]:
     return AnnotationTable(
       file_names=file_names, categories=categories, **arrays
     ), split
-  except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+  except (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    zipfile.BadZipFile,
+  ) as error:
     raise UserError(
       f'{folder}: not a folder of records written by '
       f'`python -m embedmask_jax.data.tfds_builder` ({error})'

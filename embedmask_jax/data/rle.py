@@ -7,10 +7,15 @@ first, as characters from '0' on: bit 5 of a digit says that more follow, bit 4 
 last one is the sign.
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+# Digits that say that more follow: at the end, or so many that pycocotools, which
+# shifts 32-bit integers, reads another number than we do.
+_UNREADABLE = re.compile(rb'[P-o]\Z|[P-o]{6}')
 
 
 def decode_counts(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -70,8 +75,7 @@ def mask_areas(strings: Sequence[bytes], sizes: np.ndarray) -> np.ndarray:
   is_bad = _sums(counts, first) != np.asarray(sizes, np.int64).prod(axis=1)
   is_bad |= _sums(counts < 0, first) > 0
   is_bad |= _sums(is_foreign, string_first) > 0
-  # A last digit that says that more follow.
-  is_bad |= [string[-1:] >= b'P' for string in strings]
+  is_bad |= [_UNREADABLE.search(string) is not None for string in strings]
   return np.where(is_bad, -1, _sums(np.where(is_on, counts, 0), first))
 
 

@@ -47,7 +47,11 @@ def parse_segmentation(
     if isinstance(value, dict):
       return _parse_runs(value, size)
     if isinstance(value, list):
-      polygons = tuple(np.asarray(polygon, np.float64) for polygon in value)
+      polygons = tuple(np.asarray(polygon) for polygon in value)
+      # NumPy would turn text into numbers, scoring would not.
+      if any(p.dtype.kind not in 'biuf' for p in polygons):
+        return nothing, MaskState.MALFORMED
+      polygons = tuple(polygon.astype(np.float64) for polygon in polygons)
       far = FAR * max(size)
       # NaN is not near either.
       if any(p.ndim != 1 or len(p) % 2 or not (abs(p) < far).all() for p in polygons):
@@ -59,18 +63,26 @@ def parse_segmentation(
   return nothing, MaskState.MALFORMED
 
 
+def are_run_lengths(counts: Any, size: Sequence[int]) -> bool:
+  """Whether uncompressed counts are those of a mask of (height, width)."""
+  return (
+    isinstance(counts, list)
+    and all(isinstance(count, int) and count >= 0 for count in counts)
+    and sum(counts) == size[0] * size[1]
+  )
+
+
 def _parse_runs(value: dict, size: tuple[int, int]) -> tuple[Segmentation, MaskState]:
   counts = value['counts']
-  if [int(side) for side in value['size']] != list(size):
+  if list(value['size']) != list(size):
     return (), MaskState.MALFORMED
   if isinstance(counts, str):
     return counts.encode('ascii'), MaskState.USABLE
-  lengths = np.asarray(counts, np.int64)
-  if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != size[0] * size[1]:
+  if not are_run_lengths(counts, size):
     return (), MaskState.MALFORMED
-  if not lengths[1::2].sum():
+  if not sum(counts[1::2]):
     return (), MaskState.EMPTY
-  runs = {'size': list(size), 'counts': lengths.tolist()}
+  runs = {'size': list(size), 'counts': counts}
   return coco_mask.frPyObjects(runs, *size)['counts'], MaskState.USABLE
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,26 +90,32 @@ def export_artifact(
   settings = detection_settings(config.eval)
   function = make_function(model, settings, table)
   write = stablehlo.write_stablehlo if kind == 'stablehlo' else onnx_file.write_onnx
-  scratch = Path(tempfile.mkdtemp(prefix=f'.{output.name}-', dir=output.parent))
   try:
-    names = write(scratch, function, named_weights(variables), input_shapes(table))
-    contract = make_contract(
-      stored,
-      model,
-      settings,
-      table,
-      kind=kind,
-      files=[scratch / name for name in names],
-      platforms=stablehlo.PLATFORMS if kind == 'stablehlo' else ('onnxruntime',),
-      resize=resize,
-    )
-    (scratch / CONTRACT).write_text(json.dumps(contract, indent=2) + '\n')
-    scratch.chmod(0o755)
-    output.rmdir()
-    scratch.rename(output)
-  except BaseException:
-    shutil.rmtree(scratch, ignore_errors=True)
-    raise
+    # Nothing of it is left to be removed once it has become the output.
+    with tempfile.TemporaryDirectory(
+      prefix=f'.{output.name}-', dir=output.parent, ignore_cleanup_errors=True
+    ) as beside:
+      scratch = Path(beside)
+      names = write(scratch, function, named_weights(variables), input_shapes(table))
+      contract = make_contract(
+        stored,
+        model,
+        settings,
+        table,
+        kind=kind,
+        files=[scratch / name for name in names],
+        platforms=stablehlo.PLATFORMS if kind == 'stablehlo' else ('onnxruntime',),
+        resize=resize,
+      )
+      (scratch / CONTRACT).write_text(json.dumps(contract, indent=2) + '\n')
+      scratch.chmod(0o755)
+      output.rmdir()
+      scratch.rename(output)
+  except OSError as error:
+    raise UserError(
+      f'--output={output} cannot be written ({error}); make room there, or name a new '
+      'folder in one that can be written'
+    ) from error
   for name in names:
     logging.info('%s: %.1f MB', output / name, (output / name).stat().st_size / 1e6)
   if not pictures:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from embedmask_jax.errors import UserError
-from embedmask_jax.metrics.ground_truth import read_ground_truth, read_json
+from embedmask_jax.metrics.ground_truth import read_ground_truth
 from embedmask_jax.metrics.results import read_results
 from embedmask_jax.metrics.score_tables import ScoreTables, make_tables
 
@@ -50,7 +50,7 @@ class Scored:
 
 def evaluate_results(
   ground_truth: dict | str | Path,
-  results: Sequence[dict],
+  results: Sequence[dict] | str | Path,
   *,
   max_dets: Sequence[int] = (1, 10, 100),
   class_names: Sequence[str] | None = None,
@@ -65,8 +65,9 @@ def evaluate_results(
   Args:
     ground_truth: content of a COCO instances JSON, or the path of one.
     results: dicts with image_id, category_id, score, and segmentation (RLE or
-      polygons) or bbox [x, y, width, height] or both. Not changed. Results with a
-      mask only get their box from it; without masks, boxes alone are scored.
+      polygons) or bbox [x, y, width, height] or both, or the path of a JSON of them.
+      Not changed. Results with a mask only get their box from it; without masks, boxes
+      alone are scored.
     max_dets: caps on the detections per image and class, the best ones counting.
     class_names: names in ascending order of category ids, those of the ground truth
       by default.
@@ -94,7 +95,7 @@ def evaluate_results(
 
 def score_results(
   ground_truth: dict | str | Path,
-  results: Sequence[dict],
+  results: Sequence[dict] | str | Path,
   *,
   max_dets: Sequence[int] = (1, 10, 100),
   class_names: Sequence[str] | None = None,
@@ -270,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     caps = _parse_caps(options.max_dets)
     metrics = evaluate_results(
       options.ground_truth,
-      read_json(options.results),
+      options.results,
       max_dets=caps,
       iou_types=options.iou_type and [options.iou_type],
     )

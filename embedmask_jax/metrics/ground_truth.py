@@ -1,14 +1,49 @@
 """A COCO ground truth, read and checked for scoring."""
 
 import json
+import reprlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as rle
 
-from embedmask_jax.data.segmentations import FAR
+from embedmask_jax.data.coco_json import is_box, is_number
+from embedmask_jax.data.segmentations import (
+  FAR,
+  MaskState,
+  are_run_lengths,
+  check_run_lengths,
+)
 from embedmask_jax.errors import UserError
 from embedmask_jax.storage import read_bytes, reason
+
+# COCO's masks count pixels in 32 bits.
+_MOST_PIXELS = 2**32 - 1
+
+
+def _is_id(value: Any) -> bool:
+  if isinstance(value, int) and not isinstance(value, bool):
+    return value.bit_length() < 64
+  return isinstance(value, str)
+
+
+def _is_side(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str)
+
+
+_AN_ID = (_is_id, 'an integer (of 64 bits at most) or a string')
+_A_SIDE = (_is_side, 'a positive integer')
+_NEEDED: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+  'images': {'id': _AN_ID, 'height': _A_SIDE, 'width': _A_SIDE},
+  'categories': {'id': _AN_ID, 'name': (_is_text, 'a string')},
+  'annotations': {'id': _AN_ID, 'image_id': _AN_ID, 'category_id': _AN_ID},
+}
 
 
 def read_json(path: str | Path) -> Any:
@@ -17,7 +52,7 @@ def read_json(path: str | Path) -> Any:
     return json.loads(read_bytes(path))
   except OSError as error:
     raise UserError(f'cannot read {path}: {reason(error)}') from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise UserError(f'{path} is not a JSON file: {error}') from error
 
 
@@ -27,6 +62,7 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> dict:
   Args:
     segmentation: polygons (lists of x, y, x, y, ... in pixels), RLE with a list of
       counts, or compressed RLE. Polygons of fewer than three points enclose nothing.
+      Compressed RLE is taken on trust: `check_masks` looks at many at once.
     height: height of the image in pixels.
     width: width of the image in pixels.
 
@@ -46,14 +82,14 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> dict:
       f'RLE size {size} differs from the image, height {height} and width {width}'
     )
   if isinstance(counts, list):
-    if sum(counts) != height * width:
+    if not are_run_lengths(counts, (height, width)):
       raise ValueError(
-        f'RLE counts add up to {sum(counts)} pixels instead of {height * width}'
+        f'RLE counts are not integers from 0 on that add up to {height * width} pixels'
       )
     return rle.frPyObjects(segmentation, height, width)
   if not isinstance(counts, (str, bytes)):
     raise ValueError('RLE counts are neither a list nor a string')
-  encoded = counts.encode('ascii') if isinstance(counts, str) else counts
+  encoded = counts.encode() if isinstance(counts, str) else counts
   return {'size': [height, width], 'counts': encoded}
 
 
@@ -74,6 +110,30 @@ def _encode_polygons(polygons: list, height: int, width: int) -> dict:
     empty = {'size': [height, width], 'counts': [height * width]}
     return rle.frPyObjects(empty, height, width)
   return rle.merge(rle.frPyObjects(areas, height, width))
+
+
+def check_masks(entries: Iterable[tuple[str, dict]]) -> None:
+  """Checks compressed RLE, which pycocotools reads without looking.
+
+  Args:
+    entries: names for messages, and annotations or results whose `segmentation`, where
+      there is one, is from `encode_segmentation`.
+
+  Raises:
+    UserError: names the first entry whose counts do not cover its image.
+  """
+  masked = [(name, e['segmentation']) for name, e in entries if 'segmentation' in e]
+  states = check_run_lengths(
+    [mask['counts'] for _, mask in masked], np.asarray([m['size'] for _, m in masked])
+  )
+  bad = np.flatnonzero(states == MaskState.MALFORMED)
+  if bad.size:
+    where, mask = masked[bad[0]]
+    height, width = mask['size']
+    raise UserError(
+      f'{where}: RLE counts {reprlib.repr(mask["counts"].decode(errors="replace"))} do '
+      f'not cover the image, height {height} and width {width}'
+    )
 
 
 def read_ground_truth(ground_truth: dict | str | Path) -> dict:
@@ -102,22 +162,17 @@ def read_ground_truth(ground_truth: dict | str | Path) -> dict:
       f'{name} is not COCO instances JSON: it must be an object with the lists '
       'images, annotations and categories'
     )
-  for field, needed in (
-    ('images', ('id', 'height', 'width')),
-    ('categories', ('id', 'name')),
-    ('annotations', ('id', 'image_id', 'category_id')),
-  ):
-    for entry in ground_truth[field]:
-      missing = [key for key in needed if key not in entry]
-      if missing:
-        shown = str(entry)[:120]
-        raise UserError(f'{name}: an entry of {field} has no {missing[0]}: {shown}')
+  _check_fields(name, ground_truth)
   images = {image['id']: image for image in ground_truth['images']}
   categories = {category['id'] for category in ground_truth['categories']}
   for field, unique in (('images', images), ('categories', categories)):
     if len(unique) < len(ground_truth[field]):
       raise UserError(f'{name}: two entries of {field} have the same id')
-  annotations = []
+    if len({isinstance(key, str) for key in unique}) > 1:
+      raise UserError(
+        f'{name}: some ids of {field} are integers, others strings; use one kind'
+      )
+  annotations: list[tuple[str, dict]] = []
   for number, annotation in enumerate(ground_truth['annotations'], start=1):
     where = f'{name}: annotation {annotation["id"]}'
     if annotation['image_id'] not in images:
@@ -126,26 +181,68 @@ def read_ground_truth(ground_truth: dict | str | Path) -> dict:
       raise UserError(f'{where} names the unknown category {annotation["category_id"]}')
     image = images[annotation['image_id']]
     try:
-      completed = _completed(annotation, image['height'], image['width'])
+      checked = _checked(annotation, image['height'], image['width'])
     except ValueError as error:
       raise UserError(f'{where}: {error}') from error
-    annotations.append({**completed, 'id': number})
-  return {**ground_truth, 'annotations': annotations}
+    annotations.append((where, {**checked, 'id': number}))
+  check_masks(annotations)
+  completed = [_completed(annotation) for _, annotation in annotations]
+  return {**ground_truth, 'annotations': completed}
 
 
-def _completed(annotation: dict, height: int, width: int) -> dict:
-  """The annotation with RLE, iscrowd, bbox and area."""
-  completed = {**annotation, 'iscrowd': int(annotation.get('iscrowd', 0))}
-  encoded = None
-  if 'segmentation' in annotation:
-    encoded = encode_segmentation(annotation['segmentation'], height, width)
-    completed['segmentation'] = encoded
+def _check_fields(name: str, ground_truth: dict) -> None:
+  for part, needed in _NEEDED.items():
+    for index, entry in enumerate(ground_truth[part]):
+      where = f'{name}: {part}[{index}]'
+      if not isinstance(entry, dict):
+        raise UserError(f'{where} is {reprlib.repr(entry)}, not an object')
+      for key, (is_right, kind) in needed.items():
+        if key not in entry:
+          shown = reprlib.repr(entry)
+          raise UserError(f'{name}: an entry of {part} has no {key}: {shown}')
+        if not is_right(entry[key]):
+          raise UserError(f'{where}: {key} is {reprlib.repr(entry[key])}, not {kind}')
+      if part == 'images' and entry['height'] * entry['width'] > _MOST_PIXELS:
+        raise UserError(
+          f'{where}: height and width are more than {_MOST_PIXELS} pixels'
+        )
+
+
+def check_box(box: Any) -> None:
+  """Raises ValueError for what is no COCO box."""
+  if not is_box(box):
+    raise ValueError(
+      f'bbox is {reprlib.repr(box)}, not four finite numbers [x, y, width, height]'
+    )
+
+
+def _checked(annotation: dict, height: int, width: int) -> dict:
+  """The annotation with RLE and iscrowd, and without an area of null."""
+  checked = {**annotation}
+  for field in ('iscrowd', 'area'):
+    if checked.get(field, 0) is None:
+      del checked[field]
+  if checked.setdefault('iscrowd', 0) not in (0, 1):
+    raise ValueError(f'iscrowd is {reprlib.repr(checked["iscrowd"])}, neither 0 nor 1')
+  checked['iscrowd'] = int(checked['iscrowd'])
+  if not is_number(checked.get('area', 0)):
+    raise ValueError(f'area is {reprlib.repr(checked["area"])}, not a finite number')
+  if not {'bbox', 'segmentation'} & set(checked):
+    raise ValueError('it has neither bbox nor segmentation')
+  if 'bbox' in checked:
+    check_box(checked['bbox'])
+  if 'segmentation' in checked:
+    encoded = encode_segmentation(checked['segmentation'], height, width)
+    checked['segmentation'] = encoded
+  return checked
+
+
+def _completed(annotation: dict) -> dict:
+  """What `_checked` returned, with bbox and area."""
+  completed = {**annotation}
+  encoded = completed.get('segmentation')
   if 'bbox' not in completed:
-    if encoded is None:
-      raise ValueError('it has neither bbox nor segmentation')
     completed['bbox'] = rle.toBbox(encoded).tolist()
-  if len(completed['bbox']) != 4:
-    raise ValueError(f'bbox {completed["bbox"]} is not [x, y, width, height]')
   if 'area' not in completed:
     box_area = completed['bbox'][2] * completed['bbox'][3]
     completed['area'] = box_area if encoded is None else int(rle.area(encoded))

@@ -1,14 +1,22 @@
 """COCO results: written from detections or from a ground truth, read for scoring."""
 
-import math
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle
 
+from embedmask_jax.data.coco_json import is_number
 from embedmask_jax.errors import UserError
-from embedmask_jax.metrics.ground_truth import encode_segmentation, read_ground_truth
+from embedmask_jax.metrics.ground_truth import (
+  check_box,
+  check_masks,
+  encode_segmentation,
+  read_ground_truth,
+  read_json,
+)
 
 
 def unpack_masks(masks: np.ndarray, original_size: Sequence[int]) -> np.ndarray:
@@ -111,12 +119,12 @@ def ground_truth_as_results(ground_truth: dict | str | Path) -> list[dict]:
   return results
 
 
-def read_results(results: Sequence[dict], truth: dict) -> list[dict]:
+def read_results(results: Sequence[dict] | str | Path, truth: dict) -> list[dict]:
   """Checks COCO results for scoring.
 
   Args:
     results: dicts with image_id, category_id, score, and segmentation or bbox or
-      both. Not changed.
+      both, or the path of a JSON of them. Not changed.
     truth: what `read_ground_truth` returns.
 
   Returns:
@@ -124,34 +132,45 @@ def read_results(results: Sequence[dict], truth: dict) -> list[dict]:
     `bbox` always, from the mask where it is missing, and `iscrowd` 0.
 
   Raises:
-    UserError: names the first result that cannot be used, counted from 0.
+    UserError: names the file and the first result that cannot be used, counted from 0.
   """
-  if not isinstance(results, Sequence) or not all(isinstance(r, dict) for r in results):
-    raise UserError('COCO results must be a list of objects')
+  prefix = ''
+  entries: Any = results
+  if isinstance(results, str | Path):
+    prefix = f'{results}: '
+    entries = read_json(results)
+  if not isinstance(entries, Sequence) or not all(isinstance(e, dict) for e in entries):
+    raise UserError(f'{prefix}COCO results must be a list of objects')
   images = {image['id']: image for image in truth['images']}
   categories = {category['id'] for category in truth['categories']}
-  detections = []
-  for number, result in enumerate(results):
-    where = f'result {number}'
+  detections: list[tuple[str, dict]] = []
+  for number, result in enumerate(entries):
+    where = f'{prefix}result {number}'
     for field, known in (('image_id', images), ('category_id', categories)):
       value = result.get(field)
       if not isinstance(value, (int, str)) or value not in known:
-        raise UserError(f'{where}: {field} {value} is not in the ground truth')
+        raise UserError(
+          f'{where}: {field} {reprlib.repr(value)} is not in the ground truth'
+        )
     score = result.get('score')
-    if not isinstance(score, (int, float)) or not math.isfinite(score):
-      raise UserError(f'{where}: score {score} is not a finite number')
+    if not is_number(score):
+      raise UserError(f'{where}: score {reprlib.repr(score)} is not a finite number')
+    if not {'bbox', 'segmentation'} & set(result):
+      raise UserError(f'{where} has neither a segmentation nor a bbox')
     detection = {**result, 'id': number + 1, 'iscrowd': 0}
-    if 'segmentation' in result:
-      image = images[result['image_id']]
-      try:
-        encoded = encode_segmentation(
+    image = images[result['image_id']]
+    try:
+      if 'bbox' in result:
+        check_box(result['bbox'])
+      if 'segmentation' in result:
+        detection['segmentation'] = encode_segmentation(
           result['segmentation'], image['height'], image['width']
         )
-      except ValueError as error:
-        raise UserError(f'{where}: {error}') from error
-      detection['segmentation'] = encoded
-      detection.setdefault('bbox', rle.toBbox(encoded).tolist())
-    if len(detection.get('bbox', ())) != 4:
-      raise UserError(f'{where} has neither a segmentation nor a bbox of four numbers')
-    detections.append(detection)
-  return detections
+    except ValueError as error:
+      raise UserError(f'{where}: {error}') from error
+    detections.append((where, detection))
+  check_masks(detections)
+  for _, detection in detections:
+    if 'bbox' not in detection:
+      detection['bbox'] = rle.toBbox(detection['segmentation']).tolist()
+  return [detection for _, detection in detections]

@@ -1,5 +1,6 @@
 """Prediction on files: images and videos into a folder. The command `predict`."""
 
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from embedmask_jax.checkpoint import StoredCheckpoint
 from embedmask_jax.errors import UserError
-from embedmask_jax.folders import writable_folder
+from embedmask_jax.folders import local_folder
 from embedmask_jax.image_files import find_images, is_video, output_names
 from embedmask_jax.output_kinds import COCO, OVERLAY
 from embedmask_jax.predict.outputs import OutputFiles, coco_data_set, write_json
@@ -25,7 +26,6 @@ from embedmask_jax.predict.video import (
   VideoWriter,
   load_av,
 )
-from embedmask_jax.storage import is_remote
 
 # That read and resize, and as many that draw and write.
 THREADS = 4
@@ -72,21 +72,19 @@ def predict_files(
     The names of the files that could not be read, which are reported and left out.
 
   Raises:
-    UserError: no images, a folder that cannot be used or written, or see `Predictor`.
+    UserError: no images, a folder or file that cannot be used or written, or see
+      `Predictor`.
   """
   paths = find_images(images)
-  if any(path.parent.resolve() == Path(output).resolve() for path in paths):
+  target = Path(os.path.expanduser(output)).resolve()
+  if any(path.parent.resolve() == target for path in paths):
     raise UserError(
       f'--output={output} is the folder of the images, which overlays could replace; '
       'name another'
     )
   if any(map(is_video, paths)):
     load_av()
-  if is_remote(output):
-    raise UserError(
-      f'--output={output} is no folder of a file system; name one, and copy it after'
-    )
-  folder = Path(writable_folder(output, '--output'))
+  folder = local_folder(output, '--output')
   files = OutputFiles(folder, save, polygon_tolerance=polygon_tolerance)
   predictor = Predictor(
     stored,

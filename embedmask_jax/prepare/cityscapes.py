@@ -18,6 +18,7 @@ from embedmask_jax.prepare.image_folder import (
   check_label_size,
   check_pairs,
   existing_folder,
+  label_files,
   read_json_object,
   read_label_image,
 )
@@ -58,8 +59,7 @@ class CityscapesLabels:
     files: dict[str, Path] = {}
     # Instance numbers last: they go before polygons.
     for ending in (_POLYGONS, _IDS):
-      for path in sorted(folder.rglob(f'*{ending}')):
-        files[path.name.removesuffix(ending)] = path
+      files |= label_files(folder.rglob(f'*{ending}'), ending)
     if not files:
       raise UserError(f'--labels={labels}: no *{_IDS} and no *{_POLYGONS} in it')
     by_stem = {

@@ -86,6 +86,10 @@ def write_coco(
     UserError: the output exists or cannot be written, what is in OUTPUT.partial is of
       another conversion, or labels or images cannot be used.
   """
+  if '://' in os.fspath(output):
+    raise UserError(
+      f'--output={output} is no file of a file system; name one, and copy it after'
+    )
   output = Path(output).expanduser()
   if output.exists():
     raise UserError(f'--output={output} exists; remove it or name another file')

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from embedmask_jax.data.coco_source import read_image_file
 from embedmask_jax.data.decode import open_rgb
 from embedmask_jax.errors import UserError
 from embedmask_jax.image_files import SUFFIXES
+
+# Of what `read_label_image` reads.
+LABEL_SUFFIXES = ('.png', '.tif', '.tiff', '.bmp')
 
 
 class ImageFolder:
@@ -37,7 +40,8 @@ class ImageFolder:
     self.names = tuple(
       path.relative_to(self.folder).as_posix()
       for path in sorted(self.folder.rglob('*'))
-      if path.suffix.lower() in SUFFIXES and path.is_file()
+      # A link to nowhere is named when it is read.
+      if path.suffix.lower() in SUFFIXES and not path.is_dir()
     )
     if not self.names:
       raise UserError(f'{flag}={folder}: no image in this folder')
@@ -72,6 +76,24 @@ class ImageFolder:
     path = self.folder / name
     image = open_rgb(read_image_file(os.fspath(path)), os.fspath(path), told)
     return image.height, image.width
+
+
+def label_files(paths: Iterable[Path], ending: str) -> dict[str, Path]:
+  """File name without folder and ending -> file.
+
+  Raises:
+    UserError: two files share that.
+  """
+  found: dict[str, Path] = {}
+  for path in sorted(paths):
+    name = path.name.removesuffix(ending)
+    if name in found:
+      raise UserError(
+        f'{found[name]} and {path} are alike but for folder, so it is not known which '
+        'of them an image has; rename one'
+      )
+    found[name] = path
+  return found
 
 
 def check_pairs(
@@ -189,6 +211,8 @@ def _names_of_yaml(path: str, text: str) -> list[str]:
     names = yaml.safe_load(text)['names']
     if isinstance(names, dict):
       names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list):
+      raise TypeError(f'{names!r} is neither')
     return [str(name) for name in names]
   except (yaml.YAMLError, KeyError, TypeError) as error:
     raise UserError(

@@ -9,6 +9,7 @@ from embedmask_jax.prepare.image_folder import (
   check_label_size,
   check_pairs,
   existing_folder,
+  label_files,
   read_label_image,
 )
 from embedmask_jax.prepare.label_format import LabelledImage, LabelledObject
@@ -32,7 +33,7 @@ class InstanceIdLabels:
     self.notes: list[str] = []
     self._images = ImageFolder(images)
     folder = existing_folder(labels, '--labels')
-    files = {path.stem: path for path in sorted(folder.rglob('*.png'))}
+    files = label_files(folder.rglob('*.png'), '.png')
     by_stem = self._images.by_stem()
     check_pairs(files, by_stem, labels, images)
     self._files = {name: files[stem] for stem, name in by_stem.items()}

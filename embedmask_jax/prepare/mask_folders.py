@@ -1,4 +1,4 @@
-"""A folder per image with one mask PNG per instance; what is not 0 belongs to it.
+"""A folder per image with a mask image per instance; what is not 0 belongs to it.
 
 The masks of IMAGES/name.jpg lie in LABELS/name/ or LABELS/name/masks/.
 """
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from embedmask_jax.metrics.results import encode_mask
 from embedmask_jax.prepare.image_folder import (
+  LABEL_SUFFIXES,
   ImageFolder,
   check_label_size,
   check_pairs,
@@ -17,7 +18,7 @@ from embedmask_jax.prepare.label_format import LabelledImage, LabelledObject
 
 
 class MaskFolderLabels:
-  """See `LabelFormat`. Masks without a pixel are skipped and named."""
+  """See `LabelFormat`. Masks without a pixel and other files are skipped and named."""
 
   def __init__(self, labels: str, images: str, category: str):
     """Finds the files.
@@ -52,8 +53,17 @@ class MaskFolderLabels:
     if (folder / 'masks').is_dir():
       folder /= 'masks'
     objects, skipped = [], []
-    files = sorted(folder.glob('*.png'))
+    files = sorted(
+      path
+      for path in folder.iterdir()
+      if not (path.is_dir() or path.name.startswith('.'))
+    )
     for file in files:
+      if file.suffix.lower() not in LABEL_SUFFIXES:
+        skipped.append(
+          f'{file}: no mask by its suffix (known are {", ".join(LABEL_SUFFIXES)})'
+        )
+        continue
       values = read_label_image(file)
       check_label_size(file, values, size, key)
       # Of RGBA what is opaque says nothing.

@@ -12,6 +12,7 @@ from embedmask_jax.prepare.image_folder import (
   ImageFolder,
   check_pairs,
   existing_folder,
+  label_files,
 )
 from embedmask_jax.prepare.label_format import LabelledImage, LabelledObject
 
@@ -31,12 +32,14 @@ class YoloLabels:
       names: of the classes.
 
     Raises:
-      UserError: a folder is missing, there is no image, or labels have none.
+      UserError: a folder is missing, there is no image, or labels have none or share
+        one.
     """
     self.categories = names
     self._images = ImageFolder(images)
     folder = existing_folder(labels, '--labels')
-    files = {p.stem: p for p in sorted(folder.rglob('*.txt')) if p.stem != 'classes'}
+    texts = (path for path in folder.rglob('*.txt') if path.stem != 'classes')
+    files = label_files(texts, '.txt')
     by_stem = self._images.by_stem()
     # An image may do without.
     check_pairs(files, {*by_stem} & {*files}, labels, images)
@@ -73,7 +76,7 @@ class YoloLabels:
     except ValueError as error:
       raise UserError(f'{place}: {error}') from error
     label, points = numbers[0], numbers[1:]
-    if label != int(label) or not 0 <= label < len(self.categories):
+    if label not in range(len(self.categories)):
       raise UserError(
         f'{place}: class {words[0]}; --names has {len(self.categories)}, from 0 up'
       )

@@ -4,6 +4,7 @@ A pickle can name any Python function and have it called while it is loaded. The
 readers here admit only what arrays are made of.
 """
 
+import contextlib
 import io
 import pickle
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.storage import reason
 
 _TORCH_SUFFIXES = ('.pth', '.pt')
 _PICKLE_SUFFIX = '.pkl'
@@ -83,7 +85,8 @@ def write_torch(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
     state_dict: arrays by name.
 
   Raises:
-    UserError: PyTorch is absent, or the name does not end in `.pth` or `.pt`.
+    UserError: PyTorch is absent, the name does not end in `.pth` or `.pt`, or the
+      file cannot be written.
   """
   path = Path(path)
   if path.suffix not in _TORCH_SUFFIXES:
@@ -91,8 +94,17 @@ def write_torch(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
   torch = _torch(path)
   tensors = {name: torch.from_numpy(np.array(v)) for name, v in state_dict.items()}
   part = path.with_name(f'{path.name}.part')
-  torch.save({'model': tensors}, part)
-  part.replace(path)
+  try:
+    torch.save({'model': tensors}, part)
+    part.replace(path)
+  # PyTorch says by a RuntimeError that a disk is full.
+  except (OSError, RuntimeError) as error:
+    with contextlib.suppress(OSError):
+      part.unlink()
+    raise UserError(
+      f'{path}: cannot be written ({reason(error)}); make room there, or name another '
+      'file'
+    ) from error
 
 
 def _torch(path: Path) -> Any:

@@ -18,6 +18,8 @@ from pycocotools import mask as coco_mask
 from embedmask_jax.data.coco_source import CocoSource
 from embedmask_jax.data.source import open_source
 from embedmask_jax.errors import UserError
+from embedmask_jax.metrics.coco import evaluate_results
+from embedmask_jax.metrics.results import ground_truth_as_results
 
 SIZE = (30, 40)
 BOX = [10.0, 5.0, 11.0, 12.0]
@@ -95,10 +97,18 @@ LEFT_OUT = [
   ('without a bbox', {'bbox': None}),
   ('without a bbox', {'bbox': [1, 2, 3]}),
   ('without a bbox', {'bbox': [1, 2, float('nan'), 3]}),
+  ('without a bbox', {'bbox': [1, 2, 10**400, 3]}),
+  ('without a bbox', {'bbox': ['20', '10', '11', '11']}),
+  ('without a bbox', {'bbox': '1234'}),
+  ('without a bbox', {'bbox': {'1': 0, '2': 0, '3': 0, '4': 0}}),
   ('without a segmentation', {'segmentation': None}),
   ('malformed', {'segmentation': 'nonsense'}),
   ('malformed', {'segmentation': [[1, 2, 3, 4, 5, 6, 7]]}),
   ('malformed', {'segmentation': [['a', 2, 3, 4, 5, 6]]}),
+  ('malformed', {'segmentation': [['1', '2', '9', '4', '5', '9']]}),
+  ('malformed', {'segmentation': {'size': ['30', 40], 'counts': [600, 600]}}),
+  ('malformed', {'segmentation': {'size': [30, 40], 'counts': [600.5, 600]}}),
+  ('malformed', {'segmentation': {'size': [30, 40], 'counts': 'hb0hbPPPP0'}}),
   ('malformed', {'segmentation': {'size': [3, 3], 'counts': [9]}}),
   ('malformed', {'segmentation': {'size': [30, 40], 'counts': [9, 9]}}),
   ('malformed', {'segmentation': {'size': [30, 40], 'counts': '~~'}}),
@@ -128,6 +138,15 @@ def test_what_cannot_be_used_is_named(tmp_path, words, change):
   assert ids == (77,)
   assert '77' in str(report)
   assert source[0].annotation_ids.tolist() == [4]
+
+
+def test_what_is_left_of_an_evaluation_can_be_scored(tmp_path):
+  annotations = [
+    {**annotation(100 + i, 1, BOX, POLYGON), **change}
+    for i, (_, change) in enumerate([*LEFT_OUT, ('', {'area': 10**400})])
+  ]
+  truth = make(tmp_path, annotations).ground_truth()
+  assert evaluate_results(truth, ground_truth_as_results(truth))['segm/AP'] > 0
 
 
 def test_missing_fields_are_left_out_too(tmp_path):
@@ -246,6 +265,19 @@ GOOD = {
     (
       {**GOOD, 'images': [image('x', 'a.png')]},
       r"images\[0\]\['id'\] is 'x', not an int",
+    ),
+    (
+      {**GOOD, 'annotations': [annotation(2**64 + 5, 1, BOX, POLYGON)]},
+      r"annotations\[0\]\['id'\] is 18446744073709551621, which does not fit into 64",
+    ),
+    ({**GOOD, 'images': [image(2**63, 'a.png')]}, r"images\[0\]\['id'\] is 92233720"),
+    (
+      {**GOOD, 'categories': [{'id': 2**63, 'name': 'cat'}]},
+      r"categories\[0\]\['id'\] is 9223372036854775808",
+    ),
+    (
+      {**GOOD, 'images': [{**image(1, 'a'), 'height': 2**31}]},
+      r"images\[0\]\['height'\] is 2147483648, which does not fit into 32 bits",
     ),
     ({**GOOD, 'images': [3]}, r'images\[0\] is not an object'),
     (

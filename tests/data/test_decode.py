@@ -5,9 +5,9 @@ import zlib
 import numpy as np
 import pytest
 from coco_files import noise
-from PIL import Image
+from PIL import Image, ImageOps
 
-from embedmask_jax.data.decode import decode_image
+from embedmask_jax.data.decode import decode_image, has_several_frames, stored_form
 from embedmask_jax.errors import UserError
 
 SIZE = (24, 36)
@@ -23,10 +23,10 @@ def encoded(image, file_format='PNG', **options):
   return stream.getvalue()
 
 
-def oriented(value, file_format='JPEG'):
+def oriented(value, file_format='JPEG', **options):
   exif = Image.Exif()
   exif[0x0112] = value
-  return encoded(RGB, file_format, exif=exif)
+  return encoded(RGB, file_format, exif=exif, **options)
 
 
 def assert_close(image, want, tolerance=0):
@@ -134,9 +134,38 @@ def test_annotations_decide_whether_exif_is_applied(value):
       decode_image(oriented(value), 'a.jpg', SIZE[::-1])
 
 
-@pytest.mark.parametrize('value', [1, 3, 6])
-def test_tiff_orientation_is_applied_once(value):
-  assert_close(decode_image(oriented(value, 'TIFF'), 'x'), turned(RGB, value))
+# Packed ones are read by libtiff, the others by Pillow itself.
+@pytest.mark.parametrize('options', [{}, {'compression': 'tiff_lzw'}])
+@pytest.mark.parametrize('value', range(1, 9))
+def test_tiff_is_turned_once_or_not_at_all(value, options):
+  data = oriented(value, 'TIFF', **options)
+  assert stored_form(data) == (SIZE, value)
+  assert_close(decode_image(data, 'x'), turned(RGB, value))
+  assert_close(decode_image(data, 'x', SIZE), RGB)
+  if value >= 5:
+    assert_close(decode_image(data, 'x', SIZE[::-1]), turned(RGB, value))
+  else:
+    with pytest.raises(UserError, match=r'a\.tif.*36x24.*24x36'):
+      decode_image(data, 'a.tif', SIZE[::-1])
+
+
+@pytest.mark.parametrize('value', range(1, 5))
+def test_tiff_that_pillow_does_not_turn(value, monkeypatch):
+  monkeypatch.setattr(ImageOps, 'exif_transpose', lambda *_, **__: None)
+  data = oriented(value, 'TIFF')
+  assert_close(decode_image(data, 'x'), turned(RGB, value))
+  assert_close(decode_image(data, 'x', SIZE), RGB)
+
+
+@pytest.mark.parametrize('file_format', ['GIF', 'TIFF', 'PNG', 'WEBP', 'MPO'])
+def test_several_frames(file_format):
+  frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
+  options = {'save_all': True, 'append_images': frames[1:]}
+  assert not has_several_frames(encoded(frames[0], file_format))
+  many = encoded(frames[0], file_format, **options)
+  # The second image of a JPEG is the camera's own.
+  assert has_several_frames(many) == (file_format != 'MPO')
+  decode_image(many, 'x', SIZE)
 
 
 def test_wrong_orientation_tags_are_ignored():

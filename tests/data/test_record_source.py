@@ -3,10 +3,13 @@ import os
 import pickle
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from coco_files import annotation, save_json, write_dataset
 
 from embedmask_jax.data.coco_source import CocoSource
@@ -96,6 +99,26 @@ def test_sources_travel_to_other_processes(data_set):
     assert_same(pickle.loads(pickle.dumps(source))[3], coco[3])
 
 
+def test_records_are_opened_once_by_however_many_threads(data_set, monkeypatch):
+  """Threads that import TFDS at the same time can wait for each other for ever."""
+  _, coco, folder = data_set
+  opened = []
+  open_builder = tfds.builder_from_directory
+
+  def slowly(path):
+    opened.append(path)
+    time.sleep(0.2)
+    return open_builder(path)
+
+  monkeypatch.setattr(tfds, 'builder_from_directory', slowly)
+  records = open_source(folder)
+  with ThreadPoolExecutor(4) as threads:
+    found = list(threads.map(records.__getitem__, range(4)))
+  assert len(opened) == 1
+  for index, image in enumerate(found):
+    assert_same(coco[index], image)
+
+
 def test_tfds_reads_it_without_us(data_set):
   import tensorflow_datasets as tfds
 
@@ -142,7 +165,11 @@ def test_folders_without_records_are_refused(data_set, tmp_path):
   with pytest.raises(UserError, match='not a folder of records'):
     open_source(tmp_path)
   _, _, records = data_set
-  (tmp_path / INDEX_FILE).write_bytes((records / INDEX_FILE).read_bytes())
+  index = (records / INDEX_FILE).read_bytes()
+  (tmp_path / INDEX_FILE).write_bytes(index[:-400])
+  with pytest.raises(UserError, match='not a folder of records'):
+    open_source(tmp_path)
+  (tmp_path / INDEX_FILE).write_bytes(index)
   with pytest.raises(UserError, match='record 0 cannot be read'):
     open_source(tmp_path)[0]
 
