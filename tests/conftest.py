@@ -38,26 +38,22 @@ def logging_as_at_first():
 
 def pytest_collection_modifyitems(items):
   """Puts the longest last, which are the first to be left out."""
-
-  def is_long(item):
-    return (
-      item.path.stem == 'test_golden' and item.get_closest_marker('slow') is not None
-    )
-
-  items.sort(key=is_long)
+  items.sort(
+    key=lambda item: item.path.stem == 'test_golden' and 'slow' in item.keywords
+  )
 
 
 def pytest_runtest_setup(item):
   """Leaves out slow tests that would start after SLOW_TESTS_UNTIL, in Unix seconds."""
   until = float(os.environ.get('SLOW_TESTS_UNTIL', 'inf'))
-  if item.get_closest_marker('slow') and time.time() > until:
+  if 'slow' in item.keywords and time.time() > until:
     pytest.skip('no time left: SLOW_TESTS_UNTIL')
 
 
 def pytest_runtest_teardown(item, nextitem):
   """Forgets compiled programs before they are too many."""
   is_last_of_file = nextitem is None or nextitem.path != item.path
-  if not (is_last_of_file or item.get_closest_marker('slow')):
+  if not (is_last_of_file or 'slow' in item.keywords):
     return
   if _MAPS.exists() and _MAPS.read_bytes().count(b'\n') > _MANY_MAPS:
     sys.modules['jax'].clear_caches()

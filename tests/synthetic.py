@@ -16,15 +16,22 @@ from embedmask_jax.structures import Batch
 COLOURS = np.asarray([[200, 30, 30], [30, 200, 30], [30, 30, 200]], np.uint8)
 
 
-def network_cases(*norms: str) -> list:
+def network_cases(*norms: str, slow: tuple[str, ...] = ()) -> list:
   """Cases (norm, preset) of tests that compile a network: 2021 with every norm.
 
-  The other presets come with group norm; they are slow. 2019_released differs from
-  2019 in a choice of proposals alone, which tests of its own pin.
+  The other presets come with group norm; they are slow, as are the norms in `slow`.
+  2019_released differs from 2019 in a choice of proposals alone, which tests of its own
+  pin.
   """
   others = [name for name in PRESETS if name not in ('2021', '2019_released')]
-  slow = [pytest.param('group', name, marks=pytest.mark.slow) for name in others]
-  return [*((norm, '2021') for norm in norms), *slow]
+  slow_cases = [
+    *((norm, '2021') for norm in slow),
+    *(('group', name) for name in others),
+  ]
+  return [
+    *((norm, '2021') for norm in norms),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in slow_cases),
+  ]
 
 
 def tiny_model(**fields) -> EmbedMask:

@@ -69,6 +69,7 @@ def check_in_a_process(folder, *checks):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @pytest.mark.parametrize('check', LONG)
 @pytest.mark.parametrize('preset', PRESETS)
 def test_long_records(preset, check):
@@ -76,6 +77,7 @@ def test_long_records(preset, check):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @pytest.mark.parametrize('check', OF_PUBLIC)
 def test_public_records(check):
   folder = SHARED / '2021' / 'public'
@@ -85,6 +87,7 @@ def test_public_records(check):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_a_wrong_momentum_is_no_spread(tmp_path, monkeypatch):
   """Our own disturbed runs excuse roundings, not another optimiser."""
   read = golden_trajectories._read
@@ -103,6 +106,7 @@ def test_a_wrong_momentum_is_no_spread(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_a_wrong_gradient_is_no_spread(monkeypatch):
   """Nor another gradient: here that of a mask loss with a hundredth too much weight."""
   right = golden_training.compute_losses

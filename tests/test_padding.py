@@ -35,7 +35,9 @@ def with_confident_classes(variables):
   return {**variables, 'params': params}
 
 
-@pytest.mark.parametrize(('norm', 'preset'), network_cases('frozen_bn', 'group'))
+@pytest.mark.parametrize(
+  ('norm', 'preset'), network_cases('group', slow=('frozen_bn',))
+)
 def test_losses_and_gradients_do_not_depend_on_the_canvas(norm, preset):
   model = tiny_model(norm=norm, preset=PRESETS[preset], axis_name=None)
   variables = tiny_variables(norm, preset)
@@ -74,7 +76,7 @@ def test_losses_and_gradients_do_not_depend_on_the_canvas(norm, preset):
 
 
 @pytest.mark.parametrize(
-  ('norm', 'preset'), network_cases('frozen_bn', 'batch', 'group')
+  ('norm', 'preset'), network_cases('batch', 'group', slow=('frozen_bn',))
 )
 def test_detections_do_not_depend_on_the_canvas_or_on_company(norm, preset):
   model = tiny_model(norm=norm, preset=PRESETS[preset])

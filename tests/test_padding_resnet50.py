@@ -39,7 +39,7 @@ from embedmask_jax.postprocess import DetectionSettings, detect
 from embedmask_jax.structures import Array, Batch, Detections, HeadOutputs
 from embedmask_jax.targets import assign_targets
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.optimised]
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = GoldenSet(ROOT / 'tests' / 'golden' / '2021')

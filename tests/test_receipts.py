@@ -14,6 +14,7 @@ DATA = ROOT.parent / 'shared' / 'data'
 
 pytestmark = [
   pytest.mark.slow,
+  pytest.mark.optimised,
   pytest.mark.skipif(not DATA.is_dir(), reason=f'{DATA} is not there'),
 ]
 
