@@ -76,7 +76,8 @@ def test_only_the_first_logs_and_evaluates(runs):
   assert len(lines) == 12
   assert 'toy_run: mask AP 0.250' in (workdir / 'output.0').read_text()
   others = (workdir / 'output.1').read_text().splitlines()
-  assert all(line.startswith('[Gloo]') for line in others)
+  # Gloo's threads write into each other's lines.
+  assert all('[Gloo]' in line or 'peer ranks' in line for line in others if line)
 
 
 @pytest.mark.slow
