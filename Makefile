@@ -24,7 +24,7 @@ endif
 RUN := $(VENV)/bin/python
 QUICKSTART := $(RUN) -m embedmask_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 # Two workers. The quick tests of one file stay together and share what they compile;
-# the slow ones are shared out one by one, in their order (tests/conftest.py).
+# the slow ones are shared out one by one.
 PYTEST := $(RUN) -m pytest -n 2 --durations 10
 ONE_BY_ONE := -rs --dist load --maxschedchunk 1
 LOCK := -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
