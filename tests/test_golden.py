@@ -80,8 +80,8 @@ def has_avx512() -> bool:
 def test_long_records(preset, check):
   if (preset, check) == ('2019', 'trajectories') and not has_avx512():
     pytest.skip(
-      'one location of step 9 is at the threshold of IoU, and is counted in one program '
-      'only: the checker does not see that yet'
+      'the mask loss of step 9 differs by a hundredth, perhaps since a location is at '
+      'the IoU from which it counts; the checker does not see that yet'
     )
   check_in_a_process(FOLDERS / preset, check)
 
