@@ -79,10 +79,7 @@ def has_avx512() -> bool:
 @pytest.mark.parametrize('preset', PRESETS)
 def test_long_records(preset, check):
   if (preset, check) == ('2019', 'trajectories') and not has_avx512():
-    pytest.skip(
-      'the mask loss of step 9 differs by a hundredth, perhaps since a location is at '
-      'the IoU from which it counts; the checker does not see that yet'
-    )
+    pytest.skip('the mask loss of step 9 differs by a hundredth; why is not known')
   check_in_a_process(FOLDERS / preset, check)
 
 
