@@ -11,11 +11,10 @@ from embedmask_jax.checkpoint import Metadata, StoredCheckpoint, list_steps
 from embedmask_jax.checkpoint_writer import CheckpointWriter
 from embedmask_jax.datasets import open_train_source
 from embedmask_jax.errors import UserError
-from embedmask_jax.folders import writable_folder
+from embedmask_jax.folders import local_file, writable_folder
 from embedmask_jax.import_weights import export_weights, import_weights
 from embedmask_jax.models.factory import build_model, init_variables
 from embedmask_jax.presets import PRESETS
-from embedmask_jax.storage import is_remote
 from embedmask_jax.train_state import create_train_state
 from embedmask_jax.weights.coco_categories import COCO_CATEGORIES
 from embedmask_jax.weights.files import write_torch
@@ -69,10 +68,7 @@ def run_export(stored: StoredCheckpoint, output: str | Path) -> None:
     UserError: the model has no place in their layout, PyTorch is absent, or the
       file cannot be written.
   """
-  if is_remote(output):
-    raise UserError(f'--output={output}: weight files are written to a file system')
-  output = Path(output)
-  writable_folder(output.parent, 'the folder of --output')
+  output = local_file(output, '--output')
   model = build_model(stored.metadata.config.model, len(stored.metadata.class_names))
   template = jax.eval_shape(lambda: init_variables(model, 0))
   state_dict = export_weights(stored.read('variables', template))

@@ -54,9 +54,18 @@ def open_eval_source(
   return None
 
 
-def log_report(name: str, source: ImageSource) -> None:
-  """Logs what of a data set is used, and what is left out."""
-  logging.info('%s data: %d classes, %s', name, len(source.categories), source.report)
+def log_training_data(source: ImageSource) -> None:
+  """Logs what of a data set is trained on, and what is left out."""
+  logging.info('training data: %d classes, %s', len(source.categories), source.report)
+
+
+def log_evaluation_data(source: ImageSource) -> None:
+  """Logs what of a data set is scored, and what is left out."""
+  logging.info(
+    'evaluation data: %d classes, %s',
+    len(source.categories),
+    source.report.of_evaluation(),
+  )
 
 
 def train_settings(config: Any) -> dict[str, Any]:

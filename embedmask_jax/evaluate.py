@@ -18,7 +18,7 @@ from embedmask_jax.checkpoint import StoredCheckpoint
 from embedmask_jax.data.decode import decode_image
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.pipeline import eval_batches
-from embedmask_jax.datasets import log_report, open_eval_source, view_settings
+from embedmask_jax.datasets import log_evaluation_data, open_eval_source, view_settings
 from embedmask_jax.devices import data_mesh, replicate, split
 from embedmask_jax.errors import UserError
 from embedmask_jax.folders import writable_folder
@@ -35,6 +35,7 @@ from embedmask_jax.report.page import make_page
 from embedmask_jax.storage import located
 from embedmask_jax.structures import Batch, Detections
 from embedmask_jax.visualize import draw_detections
+from embedmask_jax.writing import failures_told
 
 # Detections below this score are left out of the example pictures.
 OVERLAY_SCORE = 0.3
@@ -78,7 +79,7 @@ class Evaluator:
       detections than `max_detections`.
 
     Raises:
-      UserError: the folder cannot be written.
+      UserError: a file cannot be written.
     """
     overlay_folder = writable_folder(folder / 'overlays', 'evaluation folder')
     for picture in overlay_folder.glob('*.png'):
@@ -112,11 +113,12 @@ class Evaluator:
     )
     metrics = scored.metrics
     metrics['count/images_at_cap'] = self._tell_about_cap(kept)
-    (folder / 'predictions.json').write_text(json.dumps(results))
-    for index, picture in overlays.items():
-      save_png(picture, overlay_folder / f'{index:06d}.png')
-    # Last: where it is, all of them are.
-    (folder / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
+    with failures_told(folder):
+      (folder / 'predictions.json').write_text(json.dumps(results))
+      for index, picture in overlays.items():
+        save_png(picture, overlay_folder / f'{index:06d}.png')
+      # Last: where it is, all of them are.
+      (folder / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
     tqdm.write(f'step {step}\n{format_table(metrics)}')
     if writer:
       writer.scalars(step, {k: v for k, v in metrics.items() if 'count/' not in k})
@@ -143,7 +145,8 @@ class Evaluator:
       title=f'{folder.parents[1].name}, step {step}',
       training_curves=draw_training_curves(log) if log.is_file() else None,
     )
-    (folder / 'report.html').write_text(page, encoding='utf-8')
+    with failures_told(folder):
+      (folder / 'report.html').write_text(page, encoding='utf-8')
 
   def _detections(self, variables: dict) -> Iterator[tuple[Batch, Detections]]:
     """Batches with their detections, both as NumPy arrays."""
@@ -269,7 +272,7 @@ def evaluate_checkpoint(
       'nothing to evaluate: set config.data.eval.annotations and '
       'config.data.eval.images'
     )
-  log_report('evaluation', source)
+  log_evaluation_data(source)
   mesh = data_mesh()
   model, variables = load_model(stored, config, mesh)
   root = located(workdir) if workdir else stored.workdir

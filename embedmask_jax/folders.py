@@ -1,4 +1,4 @@
-"""Folders that results are written into."""
+"""Places that results are written to."""
 
 import os
 import uuid
@@ -53,3 +53,16 @@ def local_folder(path: str | os.PathLike, name: str) -> Path:
       f'{name}={path} is no folder of a file system; name one, and copy it after'
     )
   return Path(writable_folder(path, name))
+
+
+def local_file(path: str | os.PathLike, name: str) -> Path:
+  """Makes the folder of a file; see `local_folder`.
+
+  Returns:
+    The absolute path of the file.
+
+  Raises:
+    UserError: it is none of a file system, or its folder cannot be made or written.
+  """
+  folder, file_name = os.path.split(path)
+  return local_folder(folder or '.', f'the folder of {name}') / file_name

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,8 +29,10 @@ from embedmask_jax.checkpoint import (
   parse_metadata,
 )
 from embedmask_jax.errors import UserError
+from embedmask_jax.folders import local_file
 from embedmask_jax.models.factory import variable_shapes
-from embedmask_jax.storage import located, reason
+from embedmask_jax.storage import located
+from embedmask_jax.writing import failures_told
 
 SUFFIX = '.npz'
 _METADATA = 'metadata.json'
@@ -97,9 +98,9 @@ def write_model_file(stored: StoredCheckpoint, path: str | os.PathLike) -> None:
 
   Raises:
     UserError: another ending, a parameter beyond the range of float16, a checkpoint
-      that cannot be read, or a file that cannot be written.
+      that cannot be read, or a file that cannot be written, as in gs://...
   """
-  path = Path(path)
+  path = local_file(path, '--output')
   if path.suffix != SUFFIX:
     raise UserError(f'{path}: the name of a model file ends in {SUFFIX}')
   metadata = stored.metadata
@@ -118,12 +119,13 @@ def write_model_file(stored: StoredCheckpoint, path: str | os.PathLike) -> None:
   file_content |= {f'variables/{name}': array for name, array in arrays.items()}
   incomplete = path.with_name(f'.{path.name}')
   try:
-    with open(incomplete, 'wb') as file:
-      np.savez_compressed(file, **file_content)
-    os.replace(incomplete, path)
-  except OSError as error:
+    with failures_told(path):
+      with open(incomplete, 'wb') as file:
+        np.savez_compressed(file, **file_content)
+      os.replace(incomplete, path)
+  except UserError:
     incomplete.unlink(missing_ok=True)
-    raise UserError(f'{path}: cannot be written ({reason(error)})') from error
+    raise
 
 
 def _without_paths(metadata: Metadata) -> Metadata:

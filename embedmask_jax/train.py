@@ -38,7 +38,8 @@ from embedmask_jax.checkpoint_writer import CheckpointWriter
 from embedmask_jax.config import to_json
 from embedmask_jax.data.pipeline import train_batches
 from embedmask_jax.datasets import (
-  log_report,
+  log_evaluation_data,
+  log_training_data,
   open_eval_source,
   open_train_source,
   train_settings,
@@ -74,6 +75,7 @@ from embedmask_jax.structures import Batch
 from embedmask_jax.train_state import TrainState
 from embedmask_jax.train_step import TrainStep, make_train_step
 from embedmask_jax.work_folder_lock import work_folder_lock
+from embedmask_jax.writing import failures_told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +181,7 @@ def _train(config: ConfigDict, workdir: epath.Path, mesh: Mesh) -> TrainResult:
   """The run in its own folder."""
   start = time.perf_counter()
   source = open_train_source(config.data, PRESETS[config.model.preset])
-  log_report('training', source)
+  log_training_data(source)
   metadata = Metadata(config, source.category_ids, source.class_names)
   training = set_up(config, len(source.class_names), mesh)
   num_steps = training.num_steps
@@ -252,7 +254,8 @@ def _open_writer(
   if not hosts.is_first():
     return contextlib.nullcontext()
   text = json.dumps(to_json(config), indent=2)
-  (workdir / 'config.json').write_text(text + '\n')
+  with failures_told(workdir):
+    (workdir / 'config.json').write_text(text + '\n')
   return MetricWriter(workdir, restored_step=first_step)
 
 
@@ -270,7 +273,7 @@ def _evaluation(
     if source is None:
       logging.warning('no config.data.eval: this run is not evaluated')
     else:
-      log_report('evaluation', source)
+      log_evaluation_data(source)
       evaluator = Evaluator(model, source, config, local_mesh())
 
   def evaluate(

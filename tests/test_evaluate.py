@@ -227,3 +227,12 @@ def test_batch_size_is_rounded_up_to_the_devices(config, oracle, monkeypatch, tm
   assert {len(batch.image_index) for batch in shapes} == {8}
   indices = np.concatenate([batch.image_index for batch in shapes])
   assert sorted(indices[indices >= 0]) == list(range(len(SIZES)))
+
+
+def test_a_file_that_cannot_be_written_is_named(config, oracle, tmp_path):
+  source = open_eval_source(config.data, CATEGORIES)
+  folder = tmp_path / 'eval'
+  (folder / 'predictions.json').mkdir(parents=True)
+  with pytest.raises(UserError, match='eval: cannot be written'):
+    Evaluator(None, source, config, data_mesh())({}, folder, step=7)
+  assert not (folder / 'metrics.json').exists()

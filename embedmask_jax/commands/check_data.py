@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
   from embedmask_jax.data.source import open_source
   from embedmask_jax.folders import local_folder
   from embedmask_jax.presets import PRESETS
+  from embedmask_jax.writing import write_json
 
   source = open_source(
     annotations,
@@ -72,10 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
   if arguments.output:
     output = local_folder(arguments.output, '--output')
   report = check_data(source, config, folders=images, output=output)
-  content = json.dumps(report.as_json(), indent=2)
+  content = report.as_json()
   if output:
-    (output / 'report.json').write_text(content + '\n')
-  print(content if arguments.json else report)
+    write_json(output / 'report.json', content, indent=2)
+  print(json.dumps(content, indent=2) if arguments.json else report)
   return FINDINGS if report.losses(allowed) else SUCCESS
 
 

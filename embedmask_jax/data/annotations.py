@@ -127,9 +127,15 @@ def classify(
   return uses
 
 
+def can_be_scored(table: AnnotationTable) -> np.ndarray:
+  """Returns bool [n], whether an annotation has the mask and box that scores need."""
+  is_usable = table.mask_states == MaskState.USABLE
+  return is_usable & np.isfinite(table.boxes).all(axis=1)
+
+
 @dataclass(frozen=True)
 class SourceReport:
-  """What of a data set is used for training, and what is not.
+  """What of a data set is used for training and for scores, and what is not.
 
   Attributes:
     num_images: images, all of them kept.
@@ -139,6 +145,8 @@ class SourceReport:
     left_out: in words why -> annotation ids.
     short_polygons: ids of annotations used without some of their polygons, which have
       less than 3 points.
+    not_scored: ids of annotations without a usable segmentation or bbox, which
+      evaluation does without; crowd regions and small objects it knows.
   """
 
   num_images: int
@@ -147,6 +155,7 @@ class SourceReport:
   num_instances: int
   left_out: dict[str, tuple[int, ...]] = field(default_factory=dict)
   short_polygons: tuple[int, ...] = ()
+  not_scored: tuple[int, ...] = ()
 
   def __str__(self) -> str:
     lines = [
@@ -161,6 +170,17 @@ class SourceReport:
         f'points: {_first(self.short_polygons)}'
       )
     return '\n'.join(lines)
+
+  def of_evaluation(self) -> str:
+    """What evaluation uses and what it does without, in place of training."""
+    count = self.num_annotations - len(self.not_scored)
+    line = f'{self.num_images} images, {self.num_annotations} annotations, {count} used'
+    if self.not_scored:
+      line += (
+        f'\n  left out of the scores: {len(self.not_scored)} without a usable '
+        f'segmentation or bbox: {_first(self.not_scored)}'
+      )
+    return line
 
 
 def _first(ids: tuple[int, ...], count: int = 5) -> str:
@@ -185,4 +205,5 @@ def make_report(table: AnnotationTable, uses: np.ndarray) -> SourceReport:
       words: ids(uses == use) for use, words in _WORDS.items() if (uses == use).any()
     },
     short_polygons=ids(is_used & table.has_short_polygons),
+    not_scored=ids(~can_be_scored(table)),
   )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from embedmask_jax.data.annotations import AnnotationTable
+from embedmask_jax.data.annotations import AnnotationTable, can_be_scored
 from embedmask_jax.data.segmentations import (
   MaskState,
   Segmentation,
@@ -215,9 +215,7 @@ def make_ground_truth(
     The dict of a COCO JSON: images, annotations, categories.
   """
   sizes = dict(zip(table.image_ids.tolist(), table.sizes.tolist(), strict=True))
-  is_usable = table.mask_states == MaskState.USABLE
-  is_usable &= np.isfinite(table.boxes).all(axis=1)
-  usable = set(table.annotation_ids[is_usable].tolist())
+  usable = set(table.annotation_ids[can_be_scored(table)].tolist())
   kept = []
   for annotation in annotations:
     if annotation['id'] not in usable:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from embedmask_jax.demo.exploration import Exploration
 from embedmask_jax.output_kinds import LABEL_MAP, OVERLAY
-from embedmask_jax.predict.outputs import OutputFiles, write_json
+from embedmask_jax.predict.outputs import OutputFiles
+from embedmask_jax.writing import write_json
 
 
 def write_results(exploration: Exploration, folder: Path) -> list[Path]:

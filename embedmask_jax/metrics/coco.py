@@ -8,7 +8,6 @@ taken at the largest.
 """
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from embedmask_jax.errors import UserError
 from embedmask_jax.metrics.ground_truth import read_ground_truth
 from embedmask_jax.metrics.results import read_results
 from embedmask_jax.metrics.score_tables import ScoreTables, make_tables
+from embedmask_jax.writing import write_json
 
 # None where nothing is defined, as the AP of a class without instances is.
 Metrics = dict[str, float | int | None]
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       iou_types=options.iou_type and [options.iou_type],
     )
     if options.json:
-      _write_json(options.json, metrics)
+      write_json(Path(options.json), metrics, indent=2)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
@@ -289,13 +289,6 @@ def _parse_caps(text: str) -> list[int]:
     return [int(cap) for cap in text.split(',')]
   except ValueError as error:
     raise UserError(f'--max_dets={text} is not a list such as 1,10,100') from error
-
-
-def _write_json(path: str, metrics: Metrics) -> None:
-  try:
-    Path(path).write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
-  except OSError as error:
-    raise UserError(f'cannot write {path}: {error.strerror}') from error
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ from embedmask_jax.errors import UserError
 from embedmask_jax.folders import local_folder
 from embedmask_jax.image_files import find_images, is_video, output_names
 from embedmask_jax.output_kinds import COCO, OVERLAY
-from embedmask_jax.predict.outputs import OutputFiles, coco_data_set, write_json
+from embedmask_jax.predict.outputs import OutputFiles, coco_data_set
 from embedmask_jax.predict.predictor import Predictor
 from embedmask_jax.predict.run_ahead import run_ahead
 from embedmask_jax.predict.stages import PreparedImage, RawImage
@@ -26,6 +26,7 @@ from embedmask_jax.predict.video import (
   VideoWriter,
   load_av,
 )
+from embedmask_jax.writing import write_json
 
 # That read and resize, and as many that draw and write.
 THREADS = 4

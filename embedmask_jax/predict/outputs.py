@@ -1,7 +1,5 @@
 """The files that predictions become."""
 
-import contextlib
-import json
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -23,7 +21,7 @@ from embedmask_jax.output_kinds import (
 )
 from embedmask_jax.predict.polygons import Polygon, open_holes
 from embedmask_jax.predict.prediction import Prediction
-from embedmask_jax.storage import reason
+from embedmask_jax.writing import write_json
 
 
 class OutputFiles:
@@ -190,25 +188,6 @@ def coco_data_set(
     'annotations': annotations,
     'categories': [{'id': key, 'name': name} for key, name in categories],
   }
-
-
-def write_json(path: Path, content: object) -> None:
-  """Writes a JSON file in one go: it is there whole, or as it was before.
-
-  Raises:
-    UserError: it cannot be written.
-  """
-  beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  try:
-    beside.write_text(json.dumps(content))
-    os.replace(beside, path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      beside.unlink()
-    raise UserError(
-      f'{path}: cannot be written ({reason(error)}); make room there, or name another '
-      'folder'
-    ) from error
 
 
 def _safe(name: str) -> str:

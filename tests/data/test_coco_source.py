@@ -145,8 +145,22 @@ def test_what_is_left_of_an_evaluation_can_be_scored(tmp_path):
     {**annotation(100 + i, 1, BOX, POLYGON), **change}
     for i, (_, change) in enumerate([*LEFT_OUT, ('', {'area': 10**400})])
   ]
-  truth = make(tmp_path, annotations).ground_truth()
+  source = make(tmp_path, annotations)
+  truth = source.ground_truth()
   assert evaluate_results(truth, ground_truth_as_results(truth))['segm/AP'] > 0
+  scored = {entry['id'] for entry in truth['annotations']}
+  unusable = tuple(a['id'] for a in annotations if a['id'] not in scored)
+  assert source.report.not_scored == unusable
+  told = source.report.of_evaluation()
+  assert f'{len(annotations)} annotations, {len(scored)} used' in told
+  assert f'left out of the scores: {len(unusable)} without' in told
+  assert f'annotation ids {unusable[0]}, {unusable[1]}' in told
+
+
+def test_what_is_too_small_to_be_trained_on_is_scored_nevertheless(tmp_path):
+  source = make(tmp_path, [annotation(4, 1, [5, 5, 1, 1], POLYGON)])
+  assert source.report.num_instances == 0
+  assert source.report.of_evaluation().endswith('1 annotations, 1 used')
 
 
 def test_missing_fields_are_left_out_too(tmp_path):

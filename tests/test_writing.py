@@ -1,0 +1,52 @@
+"""Results are written whole or not at all, and failures are told in words."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from embedmask_jax.errors import UserError
+from embedmask_jax.folders import local_file
+from embedmask_jax.writing import failures_told, write_json
+
+
+def test_json_is_there_whole_or_as_it_was(tmp_path):
+  path = tmp_path / 'a.json'
+  write_json(path, {'a': [1, 2]}, indent=2)
+  assert json.loads(path.read_text()) == {'a': [1, 2]}
+  assert path.read_text().endswith('}\n')
+  with pytest.raises(TypeError):
+    write_json(path, {'a': object()})
+  assert json.loads(path.read_text()) == {'a': [1, 2]}
+  (tmp_path / 'folder.json').mkdir()
+  with pytest.raises(UserError, match=r'folder\.json: cannot be written'):
+    write_json(tmp_path / 'folder.json', [])
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['a.json', 'folder.json']
+
+
+def test_only_failed_writes_are_told_in_words(tmp_path):
+  with (
+    pytest.raises(UserError, match=r'x: cannot be written \(No space left\); make'),
+    failures_told(tmp_path / 'x'),
+  ):
+    raise OSError(28, 'No space left')
+  with pytest.raises(KeyError), failures_told(tmp_path / 'x'):
+    raise KeyError('x')
+  with pytest.raises(UserError, match='403'), failures_told('gs://bucket/x'):
+    raise RuntimeError('403')
+  with pytest.raises(UserError, match='^as it was$'), failures_told(tmp_path / 'x'):
+    raise UserError('as it was')
+
+
+def test_the_folder_of_a_file_is_made_and_home_is_known(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  found = local_file('~/new/x.npz', '--output')
+  assert found == tmp_path / 'new' / 'x.npz'
+  assert found.parent.is_dir()
+  with pytest.raises(UserError, match='the folder of --output=gs://bucket is no'):
+    local_file('gs://bucket/x.npz', '--output')
+
+
+def test_a_relative_file_lies_where_the_command_runs(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert local_file(Path('x.npz'), '--output') == tmp_path / 'x.npz'
