@@ -1,6 +1,7 @@
 """Checkpoints, written by Orbax in the background; kept are the last and the best."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 
 import orbax.checkpoint as ocp
@@ -40,7 +41,8 @@ class CheckpointWriter:
     self._best_metric = best_metric
 
     def score(metrics: Mapping[str, float]) -> float:
-      return metrics[best_metric]
+      # Those of a run that chose by another metric have that one alone.
+      return metrics.get(best_metric, -math.inf)
 
     policies = [checkpoint_managers.LatestN(keep_last)]
     if keep_best:

@@ -118,6 +118,8 @@ def given_or_default_config(config: Sequence[str], name: str) -> ConfigDict:
 def stored_or_given_config(stored: ConfigDict, config: Sequence[str]) -> ConfigDict:
   """The config of a checkpoint, with data and eval of --config where given.
 
+  Fields given one by one go before both.
+
   Raises:
     UserError: --config or one of the fields cannot be used.
   """
@@ -126,6 +128,12 @@ def stored_or_given_config(stored: ConfigDict, config: Sequence[str]) -> ConfigD
   given = _read_config(config)
   merged = stored.copy_and_resolve_references()
   merged.data, merged.eval = given.data, given.eval
+  for name in _field_names(config):
+    *parts, field = name.split('.')
+    place, source = merged, given
+    for part in parts:
+      place, source = place[part], source[part]
+    place[field] = source[field]
   validate_config(merged)
   for field, change in differences(merged, given).items():
     logging.getLogger(__name__).info(
@@ -138,8 +146,7 @@ def _read_config(config: Sequence[str], stored: ConfigDict | None = None) -> Con
   """The config of --config, or `stored`, with the fields given on the command line."""
   # In a set of their own: a process may run twice.
   values = flags.FlagValues()
-  names = (argument.split('=')[0] for argument in config)
-  check_names(name.split('.', 1)[1] for name in names if _FIELD_FLAG.match(name))
+  check_names(_field_names(config))
   path = config_path(config)
   if path is not None:
     fields = [flag for flag in config if not flag.startswith('--config=')]
@@ -160,6 +167,12 @@ def _read_config(config: Sequence[str], stored: ConfigDict | None = None) -> Con
     raise UserError(f'--config={path}: get_config() must return a ConfigDict')
   validate_config(result)
   return result
+
+
+def _field_names(config: Sequence[str]) -> list[str]:
+  """Those that are given one by one, such as 'model.dtype'."""
+  names = (argument.split('=')[0] for argument in config)
+  return [name.split('.', 1)[1] for name in names if _FIELD_FLAG.match(name)]
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:

@@ -1,9 +1,11 @@
 """Evaluation: every image once, to COCO metrics, results and example pictures."""
 
 import io
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from embedmask_jax.checkpoint import StoredCheckpoint
+from embedmask_jax.data.coco_source import image_folders
 from embedmask_jax.data.decode import decode_image
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.pipeline import eval_batches
@@ -39,6 +42,7 @@ from embedmask_jax.writing import failures_told
 
 # Detections below this score are left out of the example pictures.
 OVERLAY_SCORE = 0.3
+_DATA = 'data.json'
 
 
 class Evaluator:
@@ -82,6 +86,7 @@ class Evaluator:
       UserError: a file cannot be written.
     """
     overlay_folder = writable_folder(folder / 'overlays', 'evaluation folder')
+    (folder / 'metrics.json').unlink(missing_ok=True)
     for picture in overlay_folder.glob('*.png'):
       picture.unlink()
     results: list[dict] = []
@@ -259,8 +264,10 @@ def evaluate_checkpoint(
   Args:
     stored: the checkpoint; its classes are those that count.
     config: model, data and eval parts.
-    workdir: WORKDIR/eval/<step> gets the files; the checkpoint's own by default, there
-      eval/<step>-<name of the annotations> for other data than the run's own.
+    workdir: WORKDIR/eval/<step> gets the files, and data.json, which says what was
+      evaluated; for other data than the run's own WORKDIR/eval/<step>-<name of the
+      annotations>, with a number where that holds those of others still. The
+      checkpoint's own by default.
 
   Raises:
     UserError: no data, categories that the checkpoint does not know, unreadable
@@ -276,16 +283,50 @@ def evaluate_checkpoint(
   mesh = data_mesh()
   model, variables = load_model(stored, config, mesh)
   root = located(workdir) if workdir else stored.workdir
-  name = str(stored.step)
-  data, own = config.data.eval.annotations, stored.metadata.config.data.eval.annotations
-  if not workdir and data != own:
-    name += f'-{Path(data).stem}'
-  folder = root / 'eval' / name
+  folder = _result_folder(root / 'eval', stored, config)
   metrics = Evaluator(model, source, config, mesh)(
     variables, folder, step=stored.step, has_report=True
   )
   logging.info('evaluated step %d of %s: see %s', stored.step, stored.folder, folder)
   return metrics
+
+
+def _result_folder(
+  parent: epath.Path, stored: StoredCheckpoint, config: ConfigDict
+) -> epath.Path:
+  """Makes the folder for the evaluation of these data, or finds it again."""
+  data, own = _data_names(config), _data_names(stored.metadata.config)
+  name = str(stored.step)
+  if data != own:
+    name += f'-{Path(config.data.eval.annotations).stem or "scenes"}'
+  for number in itertools.count(1):
+    folder = parent / (name if number == 1 else f'{name}-{number}')
+    record = folder / _DATA
+    if data == own or not folder.exists() or _read_json(record) == data:
+      break
+  writable_folder(folder, 'evaluation folder')
+  with failures_told(record):
+    record.write_text(json.dumps(data, indent=2) + '\n')
+  return folder
+
+
+def _read_json(path: epath.Path) -> Any:
+  """None where it is absent or torn."""
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError):
+    return None
+
+
+def _data_names(config: ConfigDict) -> dict[str, Any]:
+  """What tells data sets for evaluation apart."""
+  data = config.data
+  if not data.eval.annotations:
+    return {'generated': data.generated.to_dict()}
+  return {
+    'annotations': str(located(data.eval.annotations)),
+    'images': [str(located(folder)) for folder in image_folders(data.eval.images)],
+  }
 
 
 def save_png(picture: np.ndarray, path: epath.Path) -> None:

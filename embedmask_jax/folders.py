@@ -64,5 +64,9 @@ def local_file(path: str | os.PathLike, name: str) -> Path:
   Raises:
     UserError: it is none of a file system, or its folder cannot be made or written.
   """
+  if is_remote(path):
+    raise UserError(
+      f'{name}={path} is no file of a file system; name one, and copy it after'
+    )
   folder, file_name = os.path.split(path)
   return local_folder(folder or '.', f'the folder of {name}') / file_name

@@ -45,13 +45,14 @@ def find_images(arguments: Sequence[str | os.PathLike]) -> list[Path]:
   if not arguments:
     raise UserError('no images: name files, folders or patterns, or - for a list')
   paths: dict[Path, None] = {}
-  count = 0
+  again: set[Path] = set()
   for argument in arguments:
     for path in _expand(argument):
+      if path in paths:
+        again.add(path)
       paths[path] = None
-      count += 1
-  if count > len(paths):
-    logging.info('%d files are named more than once; each counts once', count)
+  if again:
+    logging.info('%d files are named more than once; each counts once', len(again))
   return list(paths)
 
 
@@ -63,13 +64,18 @@ def is_video(path: Path) -> bool:
 def _expand(argument: str | os.PathLike) -> list[Path]:
   if os.fspath(argument) == STANDARD_INPUT:
     return _listed_on_standard_input()
-  path = Path(argument).expanduser()
-  if path.is_file():
+  path = Path(os.path.expanduser(argument))
+  # Those of `os.path` bear names that are too long or may not be looked at.
+  if os.path.isfile(path):
     return [path]
-  if path.is_dir():
+  if os.path.isdir(path):
+    try:
+      entries = sorted(path.iterdir())
+    except OSError as error:
+      raise UserError(f'{argument}: cannot be listed ({error.strerror})') from error
     return _by_suffix(
       # A link to nowhere is named when it is read.
-      sorted(entry for entry in path.iterdir() if not entry.is_dir()),
+      [entry for entry in entries if not os.path.isdir(entry)],
       f'{argument}: no image in this folder',
     )
   if glob.has_magic(str(path)):
@@ -104,8 +110,8 @@ def _listed_on_standard_input() -> list[Path]:
     ) from error
   if not names:
     raise UserError('standard input lists no files')
-  paths = [Path(name).expanduser() for name in names]
-  missing = [str(path) for path in paths if not path.is_file()]
+  paths = [Path(os.path.expanduser(name)) for name in names]
+  missing = [str(path) for path in paths if not os.path.isfile(path)]
   if missing:
     raise UserError(
       f'standard input: {len(missing)} of {len(paths)} files are not there, such as '

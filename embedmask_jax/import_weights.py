@@ -158,8 +158,13 @@ def _check_settings(needed: Mapping[str, Any], configured: Mapping[str, Any]) ->
     if not _same(configured[name], value):
       raise UserError(
         f'these weights need model.{name}={value}, the config has '
-        f'{configured[name]}: pass --config.model.{name}={value}'
+        f'{configured[name]}: pass --config.model.{name}={_as_flag(value)}'
       )
+
+
+def _as_flag(value: Any) -> str:
+  """As a shell takes it."""
+  return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _same(found: Any, needed: Any) -> bool:

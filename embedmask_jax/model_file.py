@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import zipfile
+import zlib
 from typing import Any
 
 import jax
@@ -162,7 +163,7 @@ def _read_arrays(path: epath.Path, item: str) -> dict[str, Any]:
         for name in content.files
         if name == item or name.startswith(f'{item}/')
       }
-  except (OSError, ValueError, zipfile.BadZipFile) as error:
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
     raise CorruptCheckpointError(
       f'{path} is not a model file, or is damaged ({first_line(error)})'
     ) from error

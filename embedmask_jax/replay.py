@@ -26,6 +26,7 @@ from embedmask_jax.storage import located
 from embedmask_jax.structures import Batch
 from embedmask_jax.train_state import TrainState, create_train_state
 from embedmask_jax.train_step import make_train_step
+from embedmask_jax.writing import failures_told
 
 FOLDER = 'replay'
 
@@ -49,16 +50,21 @@ def save_for_replay(
   """Writes the state before a step and the batch of that step; all hosts call it.
 
   They take the place of those of a step before.
+
+  Raises:
+    UserError: they cannot be written.
   """
-  if is_first() and (workdir / FOLDER).exists():
-    (workdir / FOLDER).rmtree()
-  from_first(None)  # the others wait until it is gone
   folder = workdir / FOLDER / str(int(state.step))
-  folder.mkdir(parents=True, exist_ok=True)
+  with failures_told(folder):
+    if is_first() and (workdir / FOLDER).exists():
+      (workdir / FOLDER).rmtree()
+  from_first(None)  # the others wait until it is gone
   host, hosts = jax.process_index(), jax.process_count()
   content = io.BytesIO()
   np.savez(content, **batch)  # type: ignore[arg-type]
-  (folder / f'batch-{host}-of-{hosts}.npz').write_bytes(content.getvalue())
+  with failures_told(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f'batch-{host}-of-{hosts}.npz').write_bytes(content.getvalue())
   with CheckpointWriter(
     workdir / FOLDER, metadata, keep_last=1, keep_best=0, best_metric=''
   ) as checkpoints:
@@ -68,6 +74,9 @@ def save_for_replay(
 
 def replay(workdir: epath.PathLike) -> str:
   """Computes the last step that was not finite again; the command `--mode=replay`.
+
+  All of it on one device and in one part. Where a preset draws proposals or has batch
+  norm over parts of the batch (docs/presets.md), they are of the whole here.
 
   Args:
     workdir: of the run.
@@ -95,14 +104,16 @@ def replay(workdir: epath.PathLike) -> str:
   mesh = data_mesh(1)
   optimizer = optax.set_to_zero()
   train_step = make_train_step(model, optimizer, mesh, seed=config.seed)
+  step = np.int32(stored.step)
   lines = []
   for name, rows in [
     ('whole batch', slice(None)),
     *((f'image {key}', slice(i, i + 1)) for i, key in enumerate(image_ids)),
   ]:
     part = Batch(**{field: array[rows] for field, array in batch.items()})
-    state = replicate(mesh, create_train_state(variables, optimizer))
-    _, metrics = train_step(state, split(mesh, part))
+    # The step decides which proposals are drawn.
+    state = dataclasses.replace(create_train_state(variables, optimizer), step=step)
+    _, metrics = train_step(replicate(mesh, state), split(mesh, part))
     values = ', '.join(
       f'{key.removeprefix("loss/")} {float(value):.4g}'
       for key, value in sorted(metrics.items())

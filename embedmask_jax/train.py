@@ -51,6 +51,7 @@ from embedmask_jax.devices import (
   replicate,
   split,
 )
+from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import Evaluator
 from embedmask_jax.folders import writable_folder
 from embedmask_jax.initial_state import initial_state
@@ -227,8 +228,11 @@ def _train(config: ConfigDict, workdir: epath.Path, mesh: Mesh) -> TrainResult:
           # First of all, so that no state with a loss that is not finite is saved.
           reader.read_pending()
       except NonFiniteLossError as error:
-        save_for_replay(workdir, metadata, state, error.batch)
-        raise
+        try:
+          save_for_replay(workdir, metadata, state, error.batch)
+        except UserError as unwritten:
+          logging.warning('nothing to replay: %s', unwritten)
+        raise error
       if is_due or is_stopped:
         # Evaluation precedes saving: a checkpoint carries its own score.
         is_evaluated = is_eval_due and not is_stopped

@@ -6,11 +6,12 @@ import os
 import socket
 from collections.abc import Iterator
 from functools import partial
+from typing import IO
 
 from etils import epath
 
 from embedmask_jax.errors import UserError
-from embedmask_jax.storage import is_remote
+from embedmask_jax.storage import is_remote, reason
 
 LOCK_NAME = 'running.lock'
 
@@ -28,15 +29,15 @@ def work_folder_lock(workdir: epath.Path, *, take_over: bool = False) -> Iterato
       ends if it still lives. In a file system the lock is free when that run is gone.
 
   Raises:
-    UserError: another process holds it.
+    UserError: another process holds it, or it cannot be locked.
   """
   if is_remote(workdir):
     with _lease(workdir, take_over):
       yield
     return
-  # Unlike the other kind of lock, this one is not held on by reading processes.
-  with open(workdir / LOCK_NAME, 'a+', encoding='utf-8') as file:
+  with _open_lock(workdir) as file:
     try:
+      # Unlike the other kind of lock, this one is not held on by reading processes.
       fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
       file.seek(0)
@@ -45,10 +46,27 @@ def work_folder_lock(workdir: epath.Path, *, take_over: bool = False) -> Iterato
         f'--workdir={workdir} is in use by {holder}; wait for it, stop it, or name '
         'another folder'
       ) from error
+    except OSError as error:
+      raise _without_locks(workdir, error) from error
     file.truncate(0)
     file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
     file.flush()
     yield
+
+
+def _open_lock(workdir: epath.Path) -> IO[str]:
+  try:
+    return open(workdir / LOCK_NAME, 'a+', encoding='utf-8')
+  except OSError as error:
+    raise _without_locks(workdir, error) from error
+
+
+def _without_locks(workdir: epath.Path, error: OSError) -> UserError:
+  return UserError(
+    f'--workdir={workdir}: {LOCK_NAME} cannot be locked ({reason(error)}); remove it '
+    'if it is of another user and no run is in the folder, or name a folder on a file '
+    'system with locks'
+  )
 
 
 def _lease(

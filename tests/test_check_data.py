@@ -67,7 +67,7 @@ def places(folder):
 
 
 def check(capsys, folder, *arguments):
-  """Status and JSON of the command."""
+  """Status and JSON of the command; later arguments count."""
   capsys.readouterr()
   status = command_line.run(
     ['check-data', *NETWORK, *places(folder), '--json', '--quiet', *arguments]
@@ -275,3 +275,38 @@ def test_memory_grows_with_what_it_counts():
   assert 4 * one['batch'] < more['batch'] < 8 * one['batch']
   parts = ('state', 'batch', 'activations', 'pairs')
   assert one['together'] == sum(one[part] for part in parts)
+
+
+def test_home_is_known_and_ids_may_be_far_apart(clean, capsys, monkeypatch):
+  monkeypatch.setenv('HOME', str(clean))
+  content = json.loads((clean / 'a.json').read_text())
+  content['categories'][0]['id'] = 2**62
+  for entry in content['annotations']:
+    if entry['category_id'] == 1:
+      entry['category_id'] = 2**62
+  (clean / 'a.json').write_text(json.dumps(content))
+  home = ['--annotations=~/a.json', '--images=~/images']
+  status, report, _ = check(capsys, clean, *home)
+  assert status == 0
+  (gap,) = (f for f in report['findings'] if f['kind'] == 'category_gap')
+  assert gap['count'] == 2**62 - 3
+  assert gap['items'][:2] == [3, 4]
+  assert len(gap['items']) == 100
+
+
+def test_sheets_come_to_an_end_where_a_broken_image_is_in_all(clean, capsys):
+  whole = (clean / 'images' / 'a.png').read_bytes()
+  (clean / 'images' / 'a.png').write_bytes(whole[: len(whole) // 2])
+  content = json.loads((clean / 'a.json').read_text())
+  one = content['annotations'][0]
+  content['annotations'] += [{**one, 'id': 100 + i} for i in range(40)]
+  (clean / 'a.json').write_text(json.dumps(content))
+  status, _, _ = check(
+    capsys,
+    clean,
+    f'--output={clean}/out',
+    '--config.data.copy_paste_probability=1.0',
+    '--config.data.flip_probability=0.0',
+  )
+  assert status == 1
+  assert (clean / 'out' / 'annotated.jpg').exists()

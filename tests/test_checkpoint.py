@@ -302,3 +302,14 @@ def test_missing_folder_and_folder_without_checkpoints(tmp_path):
   (tmp_path / '17').mkdir()
   with pytest.raises(UserError, match='not a checkpoint of this program'):
     checkpoint.open_checkpoint(tmp_path / '17')
+
+
+def test_those_scored_by_another_metric_come_after_all_others(tmp_path):
+  write(tmp_path, [1, 2], {1: 0.9, 2: 0.8}, keep_last=1)
+  writer = CheckpointWriter(
+    tmp_path, METADATA, keep_last=1, keep_best=1, best_metric='bbox/AP'
+  )
+  for step, score in ((3, 0.2), (4, 0.1)):
+    writer.save(make_state(step), {'bbox/AP': score})
+  writer.close()
+  assert checkpoint.list_steps(tmp_path / 'checkpoints') == [3, 4]

@@ -17,6 +17,7 @@ from embedmask_jax.config import (
   to_json,
   validate_config,
 )
+from embedmask_jax.config_reading import stored_or_given_config
 from embedmask_jax.errors import UserError
 from embedmask_jax.optim import OptimSettings, scale_to_batch
 
@@ -315,3 +316,15 @@ def test_differences_name_field_and_values():
   other = base.get_config()
   other.train.steps = 7
   assert differences(base.get_config(), other) == {'train.steps': '90000 -> 7'}
+
+
+def test_fields_go_before_the_config_beside_a_checkpoint():
+  stored = base.get_config()
+  stored.model.dtype, stored.eval.max_detections = 'bfloat16', 7
+  found = stored_or_given_config(
+    stored,
+    ['--config=configs/nuclei.py', '--config.model.dtype=float32'],
+  )
+  assert found.model.dtype == 'float32'
+  assert found.eval.max_detections == 500
+  assert found.model.backbone == stored.model.backbone

@@ -72,10 +72,11 @@ def body(content, more=False):
 
 
 JSON = [(b'content-type', b'application/json')]
+UPLOAD = [(b'content-type', b'multipart/form-data; boundary=x')]
 
 
 def test_every_answer_keeps_the_browser_here():
-  start, inside = answer({}, body(b'a', more=True), body(b'b'))
+  start, inside = answer({'headers': UPLOAD}, body(b'a', more=True), body(b'b'))
   assert start['status'] == 200
   assert inside == [b'a', b'b']
   policy = dict(start['headers'])[b'content-security-policy'].decode()
@@ -85,10 +86,10 @@ def test_every_answer_keeps_the_browser_here():
 
 def test_large_requests_are_cut_off():
   limit = uploads.MAX_BYTES + 2**20
-  length = [(b'content-length', str(limit + 1).encode())]
-  assert answer({'headers': length})[0]['status'] == 413
+  length = (b'content-length', str(limit + 1).encode())
+  assert answer({'headers': [*UPLOAD, length]})[0]['status'] == 413
   half = body(bytes(limit // 2 + 1), more=True)
-  start, inside = answer({}, half, half, half)
+  start, inside = answer({'headers': UPLOAD}, half, half, half)
   assert start is None
   assert len(inside) == 1
   assert answer({'headers': JSON}, half, half)[0]['status'] == 413
@@ -100,6 +101,15 @@ def test_the_server_fetches_nothing():
   named = {'data': [{'path': 'https://example.org/a', 'meta': {}}, 0.3]}
   start, inside = answer({'headers': JSON}, body(json.dumps(named).encode()))
   assert (start['status'], inside) == (403, [])
+  for kinds in (
+    [b'application/vnd.api+json'],
+    [b'Application/JSON'],
+    [b'application/json', b'multipart/form-data'],
+    [],
+  ):
+    headers = [(b'content-type', kind) for kind in kinds]
+    start, _ = answer({'headers': headers}, body(json.dumps(named).encode()))
+    assert start['status'] == 403
   harmless = json.dumps({'data': [{'path': 'a/http.png'}]}).encode()
   start, inside = answer({'headers': JSON}, body(harmless))
   assert (start['status'], inside) == (200, [harmless])

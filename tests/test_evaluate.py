@@ -183,8 +183,25 @@ def test_other_data_leave_the_runs_own_evaluation_alone(
   other = config.copy_and_resolve_references()
   shutil.copy(tmp_path / 'truth.json', tmp_path / 'x.json')
   other.data.eval.annotations = str(tmp_path / 'x.json')
+  root = tmp_path / 'run' / 'eval'
+  # The work folder may be named as well.
+  for workdir in ('', str(tmp_path / 'run')):
+    evaluate_checkpoint(stored, other, workdir=workdir)
+    assert [path.name for path in root.iterdir()] == ['5-x']
+  assert json.loads((root / '5-x' / 'data.json').read_text()) == {
+    'annotations': str(tmp_path / 'x.json'),
+    'images': [str(tmp_path / 'images')],
+  }
+  # Others may have the same name, or other images.
+  (tmp_path / 'site').mkdir()
+  shutil.copy(tmp_path / 'truth.json', tmp_path / 'site' / 'x.json')
+  other.data.eval.annotations = str(tmp_path / 'site' / 'x.json')
   evaluate_checkpoint(stored, other)
-  assert [path.name for path in (tmp_path / 'run' / 'eval').iterdir()] == ['5-x']
+  other = config.copy_and_resolve_references()
+  shutil.copytree(tmp_path / 'images', tmp_path / 'site' / 'images')
+  other.data.eval.images = str(tmp_path / 'site' / 'images')
+  evaluate_checkpoint(stored, other)
+  assert {path.name for path in root.iterdir()} == {'5-x', '5-x-2', '5-truth'}
 
 
 def test_overlays_of_an_evaluation_before_do_not_stay(config, oracle, tmp_path):

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,9 @@ def test_slurm_submits_one_process_per_gpu_and_requeues(tmp_path):
     check=False,
   )
   assert result.returncode == 75
-  words = ''.join(f'[{word}]' for word in ['py', *MODULE, *RUN])
+  # srun does not take it from the job.
+  assert '--cpus-per-task=12' in printed.splitlines()
+  words = ''.join(f'[{w}]' for w in ['--cpus-per-task=12', 'py', *MODULE, *RUN])
   assert result.stdout == f'{words}\nscontrol requeue 17\n'
 
 
@@ -167,7 +170,7 @@ def test_tpu_vm_commands():
   assert commands(printed('collect', 'a', 'b')) == [
     [*tpu, 'scp', '--recurse', 'em:a', 'b', '--zone=z', '--worker=0']
   ]
-  archive, copy, unpack, install = commands(printed('install'))
+  archive, copy, *on_workers = commands(printed('install'))
   assert archive[-2:] == ['--output=/t/embedmask.tar.gz', 'HEAD']
   assert copy[len(tpu) :] == [
     'scp',
@@ -176,7 +179,9 @@ def test_tpu_vm_commands():
     '--zone=z',
     '--worker=all',
   ]
-  for command in (unpack, install):
+  # uv brings a Python that the package can do with.
+  assert 'uv venv -q --clear --python 3.11 .venv' in on_workers[2][-1]
+  for command in on_workers:
     assert command[: len(tpu) + 4] == [*tpu, 'ssh', 'em', '--zone=z', '--worker=all']
 
 
@@ -230,3 +235,20 @@ def test_jobset_is_what_the_cluster_takes():
     'cloud.google.com/gke-tpu-accelerator': 'tpu-v5-lite-podslice',
     'cloud.google.com/gke-tpu-topology': '4x4',
   }
+
+
+def test_gpus_hands_a_signal_on(tmp_path):
+  python = tmp_path / 'python'
+  python.write_text(
+    f'#!/bin/bash\ntrap "echo saved >>{tmp_path}/calls; exit 75" TERM\n'
+    f'touch {tmp_path}/started\nfor i in {{1..600}}; do sleep 0.05; done\n'
+  )
+  python.chmod(0o755)
+  process = subprocess.Popen(
+    [FOLDER / 'gpus.sh', *RUN], env=os.environ | {'PYTHON': str(python)}
+  )
+  while not (tmp_path / 'started').exists():
+    time.sleep(0.02)
+  process.terminate()
+  assert process.wait(30) == 75
+  assert (tmp_path / 'calls').read_text() == 'saved\n'

@@ -112,6 +112,19 @@ def test_what_is_damaged_is_told(path, tmp_path):
   damaged.write_bytes(path.read_bytes()[:-400])
   with pytest.raises(CorruptCheckpointError, match='damaged.npz is not a model file'):
     open_model(damaged)
+  damaged.write_bytes(b'')
+  with pytest.raises(CorruptCheckpointError, match='damaged.npz is not a model file'):
+    open_model(damaged)
+  # One bit, anywhere in what is read.
+  whole = path.read_bytes()
+  for place in range(0, len(whole), len(whole) // 40):
+    flipped = bytearray(whole)
+    flipped[place] ^= 16
+    damaged.write_bytes(flipped)
+    try:
+      open_model(damaged).read('variables', template())
+    except UserError:
+      continue
   np.savez(damaged, x=np.zeros(3))
   with pytest.raises(CorruptCheckpointError, match='damaged.npz is not a model file'):
     open_model(damaged)

@@ -16,7 +16,11 @@ from embedmask_jax.errors import UserError
 from embedmask_jax.image_files import find_images, output_names
 from embedmask_jax.predict import Predictor, predict_files
 from embedmask_jax.predict import predictor as predict_module
-from embedmask_jax.predict.video import VideoReader, VideoWriter
+from embedmask_jax.predict.video import (
+  UnreadableVideoError,
+  VideoReader,
+  VideoWriter,
+)
 from embedmask_jax.structures import Detections
 
 
@@ -275,6 +279,63 @@ def test_a_video_becomes_a_video(stored, config, tmp_path):
   assert results[1]['seconds'] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize('count', [3, 20])
+def test_all_frames_before_a_damaged_one_are_kept(
+  stored, config, tmp_path, monkeypatch, count
+):
+  pytest.importorskip('av')
+  with VideoWriter(tmp_path / 'in.mp4', Fraction(5)) as writer:
+    for number in range(count + 1):
+      writer.write(number / 5, grey(40, 60, 100))
+  frames = VideoReader.frames
+
+  def damaged(self):
+    for number, found in enumerate(frames(self)):
+      if number == count:
+        raise UnreadableVideoError(f'in.mp4: cannot be decoded after frame {count}')
+      yield found
+
+  monkeypatch.setattr(VideoReader, 'frames', damaged)
+  unreadable = run(stored, config, tmp_path / 'in.mp4', tmp_path / 'out')
+  assert unreadable == ['in.mp4']
+  monkeypatch.setattr(VideoReader, 'frames', frames)
+  with VideoReader(tmp_path / 'out' / 'in.mp4') as reader:
+    assert len(list(reader.frames())) == count
+  results = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+  assert [entry['frame'] for entry in results] == list(range(count))
+
+
+def test_images_of_rare_sizes_do_not_wait_for_the_end(stored, config, monkeypatch):
+  monkeypatch.setattr(predict_module, '_MOST_WAITING', 0)
+  config.eval.batch_size = 4
+  predictor = Predictor(stored, config)
+  sizes = [(60, 30), (100, 30), *[(30, 60)] * 60]
+  asked = []
+
+  def images():
+    for number, size in enumerate(sizes):
+      asked.append(number)
+      yield predictor.prepare(grey(*size, 100), number)
+
+  for raw in predictor.detect(images()):
+    if raw.prepared.key == 0:
+      break
+  assert len(asked) < 40
+
+
+def test_a_second_run_leaves_no_instances_of_the_first(stored, config, tmp_path):
+  image = save(tmp_path / 'a.png', 200)
+  output, kinds = tmp_path / 'out', ('instances', 'crops')
+  run(stored, config, image, output, 0.0, save=kinds)
+  folders = [output / kind / 'a' for kind in kinds]
+  for folder in folders:
+    assert len(list(folder.iterdir())) == 2
+    (folder / 'mine.png').touch()
+  run(stored, config, image, output, 0.5, save=kinds)
+  for folder in folders:
+    assert {path.name for path in folder.iterdir()} == {'001-bar.png', 'mine.png'}
+
+
 def test_files_are_found_by_name_folder_pattern_and_list(tmp_path, monkeypatch):
   for name in ('b/2.png', 'b/1.jpg', 'b/c/3.png', 'b/notes.txt', 'x.mp4'):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -287,6 +348,8 @@ def test_files_are_found_by_name_folder_pattern_and_list(tmp_path, monkeypatch):
     return [str(path) for path in find_images(arguments)]
 
   assert names('b') == ['b/1.jpg', 'b/2.png']
+  (tmp_path / '~tmp.png').touch()
+  assert names('~tmp.png') == ['~tmp.png']
   assert names('x.mp4', 'b/2.png', 'b') == ['x.mp4', 'b/2.png', 'b/1.jpg']
   # A link to nowhere is named when it is read.
   assert names('b/**/*.png') == ['b/2.png', 'b/c/3.png', 'b/c/4.png']

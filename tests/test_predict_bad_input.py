@@ -97,6 +97,7 @@ def test_predict(place, capsys, arguments, message):
     (b'', 'standard input lists no files'),
     (b'\n \n', 'standard input lists no files'),
     (b'images/good.png\ngone.png\n', "1 of 2 files are not there, such as 'gone.png'"),
+    (b'x' * 300 + b'\n', "1 of 1 files are not there, such as 'xxx"),
     (b'\x89PNG\r\n\xff', 'standard input is not a list of files'),
   ],
 )

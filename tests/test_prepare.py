@@ -366,3 +366,76 @@ def test_records_from_coco(tmp_path, capsys):
   report = '3 images (1 without instances), 3 annotations, 3 used'
   assert capsys.readouterr().out == f'{output}\n{report}\n'
   assert len(RecordSource(output)) == 3
+
+
+def read_again(tmp_path, change):
+  """Stops at a label that --names lacks; the JSON after a correction."""
+  arguments, _ = write_yolo(tmp_path)
+  names = tmp_path / 'names.txt'
+  names.write_text('cat\ndog\n')
+  arguments[-1] = f'--names={names}'
+  with (tmp_path / 'labels' / 'b.txt').open('a') as file:
+    file.write('2 0 0 0.5 0 0.5 0.5\n')
+  assert prepare(tmp_path, 'yolo', arguments)[0] == 2
+  assert (tmp_path / 'out.json.partial').exists()
+  change(names)
+  status, output = prepare(tmp_path, 'yolo', arguments)
+  assert status == 0
+  content = json.loads(output.read_text())
+  names = {entry['id']: entry['name'] for entry in content['categories']}
+  return [names[entry['category_id']] for entry in content['annotations']]
+
+
+def test_corrected_names_hold_for_what_was_read_before(tmp_path):
+  found = read_again(tmp_path, lambda names: names.write_text('bird\ncat\ndog\n'))
+  assert found == ['bird', 'cat', 'cat', 'dog']
+
+
+def test_corrected_labels_are_read_again(tmp_path):
+  def correct(names):
+    (tmp_path / 'labels' / 'b.txt').write_text('1 0 0 0.5 0 0.5 0.5\n')
+    (tmp_path / 'labels' / 'a.txt').write_text('1 0.2 0.2 0.5 0 0.5 0.5\n')
+    (tmp_path / 'labels' / 'c.txt').write_text('0 0 0 0.5 0 0.5 0.5\n')
+
+  assert read_again(tmp_path, correct) == ['dog', 'dog', 'cat']
+
+
+@pytest.mark.parametrize('mode', ['LA', 'RGBA', 'RGB', 'L', '1'])
+def test_what_is_opaque_is_no_mask(tmp_path, mode):
+  mask = np.zeros(SIZE, bool)
+  mask[3:9, 5:20] = True
+  image = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).convert(mode)
+  save_images(tmp_path / 'images')
+  for name in SCENES:
+    (tmp_path / 'labels' / name).mkdir(parents=True)
+    image.save(tmp_path / 'labels' / name / '1.png')
+  folders = [f'--labels={tmp_path}/labels', f'--images={tmp_path}/images']
+  status, output = prepare(tmp_path, 'mask-folders', folders)
+  assert status == 0
+  record = CocoSource(output, tmp_path / 'images')[0]
+  np.testing.assert_array_equal(decode_mask(record.segmentations[0], SIZE), mask)
+
+
+@pytest.mark.parametrize(
+  ('orientation', 'size', 'is_told'),
+  [(1, SIZE, False), (3, SIZE, True), (6, SIZE, False), (6, (40, 40), True)],
+)
+def test_a_turn_that_the_size_does_not_show_is_told(
+  tmp_path, capsys, orientation, size, is_told
+):
+  arguments, _ = write_yolo(tmp_path)
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  pixels = noise(np.random.default_rng(0), size)
+  Image.fromarray(pixels).save(tmp_path / 'images' / 'a.jpg', exif=exif)
+  status, output = prepare(tmp_path, 'yolo', arguments)
+  assert output.exists() != is_told
+  if is_told:
+    assert status == 2
+    assert f'a.jpg: has the EXIF orientation {orientation}' in capsys.readouterr().err
+
+
+def test_broken_images_of_coco_are_not_skipped(tmp_path, capsys):
+  arguments = ['--annotations=a.json', '--images=b', '--skip-broken']
+  assert prepare(tmp_path, 'coco', arguments)[0] == 2
+  assert '--skip-broken is not for --from=coco' in capsys.readouterr().err

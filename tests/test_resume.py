@@ -1,5 +1,6 @@
 """A run that is killed or stopped at any moment ends as if nothing had happened."""
 
+import errno
 import random
 import signal
 import time
@@ -59,6 +60,26 @@ def test_sigterm_saves_at_the_next_step_and_asks_to_be_started_again(
 
   finish([start(tmp_path)], tmp_path)
   assert_as_if_nothing_had_happened(tmp_path, straight)
+
+
+def test_a_folder_that_cannot_be_locked_is_told(tmp_path, monkeypatch):
+  def fail(*_):
+    raise OSError(errno.ENOLCK, 'No locks available')
+
+  monkeypatch.setattr('fcntl.lockf', fail)
+  with (
+    pytest.raises(UserError, match=r'cannot be locked \(No locks available\)'),
+    work_folder_lock(tmp_path),
+  ):
+    pass
+  monkeypatch.undo()
+  (tmp_path / 'running.lock').unlink()
+  (tmp_path / 'running.lock').mkdir()
+  with (
+    pytest.raises(UserError, match=r'running\.lock cannot be locked'),
+    work_folder_lock(tmp_path),
+  ):
+    pass
 
 
 @pytest.mark.slow

@@ -43,8 +43,9 @@ def test_the_folder_of_a_file_is_made_and_home_is_known(tmp_path, monkeypatch):
   found = local_file('~/new/x.npz', '--output')
   assert found == tmp_path / 'new' / 'x.npz'
   assert found.parent.is_dir()
-  with pytest.raises(UserError, match='the folder of --output=gs://bucket is no'):
-    local_file('gs://bucket/x.npz', '--output')
+  for path in ('gs://bucket/x.npz', 'gs://x.npz'):
+    with pytest.raises(UserError, match=f'--output={path} is no file'):
+      local_file(path, '--output')
 
 
 def test_a_relative_file_lies_where_the_command_runs(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tqdm import tqdm
 
 from embedmask_jax.check.findings import Finding, Section, spread
-from embedmask_jax.data.coco_source import CocoSource
+from embedmask_jax.data.coco_source import CocoSource, image_folders
 from embedmask_jax.data.decode import has_several_frames, open_rgb, stored_form
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.errors import UserError
@@ -115,9 +115,9 @@ def _unused(source: ImageSource, folders: str) -> tuple[str, ...]:
     return ()
   known = {os.path.normpath(source.path(index)) for index in range(len(source))}
   found = []
-  for folder in folders.split(','):
-    for name in list_names(folder.strip()):
+  for folder in image_folders(folders):
+    for name in list_names(folder):
       is_image = os.path.splitext(name)[1].lower() in SUFFIXES
-      if is_image and os.path.normpath(os.path.join(folder.strip(), name)) not in known:
+      if is_image and os.path.normpath(os.path.join(folder, name)) not in known:
         found.append(name)
   return tuple(sorted(found))

@@ -1,5 +1,6 @@
 """Annotations: sizes, categories, and those that are wrong, twice or overlapping."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,7 @@ _BOX_IOU = 0.5
 # Of the `area` field to the mask's pixels; polygons are exact, rasters are not.
 _AREA_SLACK = 0.2
 _FEW = 10
+_SHOWN_GAPS = 100
 
 
 def check_objects(
@@ -95,10 +97,11 @@ def check_categories(
       f'gaps in the category ids ({ids[0]} to {ids[-1]} for {len(ids)} categories); '
       'classes are numbered without them'
     )
-    gaps = sorted(set(range(ids[0], ids[-1])) - set(ids))
-    section.findings.append(
-      Finding('category_gap', len(gaps), words, tuple(gaps), unit='ids')
-    )
+    missing = ids[-1] - ids[0] + 1 - len(ids)
+    known = set(ids)
+    gaps = (i for i in range(ids[0], ids[-1]) if i not in known)
+    shown = tuple(itertools.islice(gaps, _SHOWN_GAPS))
+    section.findings.append(Finding('category_gap', missing, words, shown, unit='ids'))
   for kind, words, is_so in (
     ('category_without_instance', 'categories have no instance', lambda n: n == 0),
     (

@@ -19,6 +19,7 @@ from embedmask_jax.structures import Batch
 from embedmask_jax.visualize import draw_detections, grid, instance_colour
 
 _PICTURES = 12
+_STEPS = 100  # of training that are looked through for them
 _CELL_SIDE = 480  # pixels of the sheet, at most
 
 
@@ -51,14 +52,15 @@ def save_sheets(
   annotated = [draw_annotated(source, with_instances[i]) for i in chosen.tolist()]
   _save(annotated, folder / 'annotated.jpg')
   seen: list[np.ndarray] = []
-  step = 0
-  while len(seen) < min(_PICTURES, len(usable)):
+  for step in range(_STEPS):
     batch = plan[step]
     rows = [row for row in batch.rows if not any(i in broken for i in _reads(row))]
     rows = rows[: _PICTURES - len(seen)]
     seen += [_as_seen(source, row, batch.num_instances, preset) for row in rows]
-    step += 1
-  _save(seen, folder / 'network.jpg')
+    if len(seen) >= min(_PICTURES, len(usable)):
+      break
+  if seen:
+    _save(seen, folder / 'network.jpg')
 
 
 def _save(pictures: list[np.ndarray], path: Path) -> None:

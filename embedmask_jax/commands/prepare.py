@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--skip-broken',
     action='store_true',
-    help='leave out, and name, images whose labels cannot be used',
+    help='leave out, and name, images whose labels cannot be used; not for coco',
   )
   parser.add_argument('--json', action='store_true', help='print JSON')
 
@@ -116,6 +116,11 @@ def _write_records(arguments: argparse.Namespace) -> int:
   for name in ('annotations', 'images'):
     if not getattr(arguments, name):
       raise UserError(f'--{name} is missing; see embedmask prepare --help')
+  if arguments.skip_broken:
+    raise UserError(
+      '--skip-broken is not for --from=coco: leave such images out of the JSON '
+      '(embedmask check-data names them all)'
+    )
   from embedmask_jax.data.record_source import RecordSource
   from embedmask_jax.data.tfds_builder import prepare_records
 

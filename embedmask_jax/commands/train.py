@@ -18,7 +18,7 @@ from embedmask_jax.exit_status import RETRY, SUCCESS
 
 SUMMARY = 'train, or go on with a run'
 EXAMPLE = """\
-  embedmask train --config=configs/custom.py --workdir=runs/mine \\
+  embedmask train --config=configs/small.py --workdir=runs/mine \\
     --config.data.train.annotations=train.json --config.data.train.images=images \\
     --config.data.eval.annotations=val.json --config.data.eval.images=images
 """

@@ -54,7 +54,7 @@ class CocoSource(ImageSource):
     """
     self._annotations = os.fspath(annotations)
     content = load_json(self._annotations)
-    folders = [folder.strip() for folder in os.fspath(images).split(',')]
+    folders = image_folders(images)
     names = [image['file_name'] for image in content['images']]
     paths, self.missing_images = _find_images(names, folders, self._annotations)
     if self.missing_images and not (leaves_out_missing and paths):
@@ -91,6 +91,12 @@ class CocoSource(ImageSource):
   def annotations_by_image(self) -> list[list[dict[str, Any]]]:
     """The entries of the JSON, in its order, for every image; read again."""
     return group_by_image(self._without_missing(load_json(self._annotations)))
+
+
+def image_folders(images: str | os.PathLike) -> list[str]:
+  """The folders that are joined by commas; `~` stands for the home folder."""
+  parts = (folder.strip() for folder in os.fspath(images).split(','))
+  return [os.path.expanduser(folder) for folder in parts]
 
 
 def read_image_file(path: str) -> bytes:

@@ -214,20 +214,21 @@ def generate_scenes(
   }
   final = parent / f'scenes-{num_images}x{image_size}px-{_fingerprint(parameters)}'
   if not final.is_dir():
+    logging.info('drawing %d scenes into %s', num_images, final)
     try:
       parent.mkdir(parents=True, exist_ok=True)
       unfinished = Path(tempfile.mkdtemp(prefix=f'.{final.name}-', dir=parent))
+      try:
+        _write(unfinished, parameters, settings)
+        _publish(unfinished, final)
+      finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
       raise UserError(
-        f'cannot write generated scenes into {parent} ({error.strerror}): name a '
-        f'writable folder in the environment variable {CACHE_VARIABLE}'
+        f'cannot write generated scenes into {parent} ({error.strerror}): make room '
+        'there, or name a writable folder in the environment variable '
+        f'{CACHE_VARIABLE}'
       ) from error
-    logging.info('drawing %d scenes into %s', num_images, final)
-    try:
-      _write(unfinished, parameters, settings)
-      _publish(unfinished, final)
-    finally:
-      shutil.rmtree(unfinished, ignore_errors=True)
   return str(final / 'annotations.json'), str(final / 'images')
 
 

@@ -36,9 +36,13 @@ class WebGuard:
       await _refuse(send, 403, 'files of other servers are not fetched')
       return
     headers = dict(scope['headers'])
-    is_json = headers.get(b'content-type', b'').startswith(b'application/json')
+    kinds = [value for key, value in scope['headers'] if key == b'content-type']
+    is_upload = bool(kinds) and all(
+      kind.lower().startswith(b'multipart/form-data') for kind in kinds
+    )
     body, is_over = b'', False
-    if scope['method'] in ('POST', 'PUT', 'PATCH') and is_json:
+    # Whatever else its header calls it may be read as JSON.
+    if scope['method'] in ('POST', 'PUT', 'PATCH') and not is_upload:
       body, is_over = await _read_body(receive)
       if is_over:
         await _refuse(send, 413, f'more than {_MAX_BODY} bytes')

@@ -164,6 +164,15 @@ class FileRun:
 
   def video(self, path: Path) -> None:
     """Predicts on the frames of a video and writes them as a video."""
+    damage: list[UnreadableVideoError] = []
+
+    def whole_frames(reader: VideoReader) -> Iterator[tuple[float, np.ndarray]]:
+      """Ends at the first damaged frame: those before it are on their way."""
+      try:
+        yield from reader.frames()
+      except UnreadableVideoError as error:
+        damage.append(error)
+
     try:
       with (
         VideoReader(path) as reader,
@@ -174,11 +183,13 @@ class FileRun:
       ):
         if reader.has_sound:
           logging.info('%s: its sound is not written', path.name)
-        for seconds, drawn in self._drawn_frames(path, reader.frames()):
+        for seconds, drawn in self._drawn_frames(path, whole_frames(reader)):
           writer.write(seconds, drawn)
           bar.update()
     except UnreadableVideoError as error:
-      self._summary.add_unreadable(path, str(error))
+      damage.append(error)
+    for found in damage:
+      self._summary.add_unreadable(path, str(found))
 
   def _drawn_frames(
     self, path: Path, frames: Iterator[tuple[float, np.ndarray]]

@@ -27,6 +27,8 @@ from embedmask_jax.presets import PRESETS
 from embedmask_jax.structures import Batch, Detections
 
 Picture = np.ndarray | str | os.PathLike
+# Images or tiles of all kinds whose batch is not full, or one batch if that is more.
+_MOST_WAITING = 16
 
 
 class Predictor:
@@ -194,6 +196,11 @@ class Predictor:
           launch(kind)
           if len(under_way) > 1:
             yield from land()
+      # Those of a rare kind would wait until the end.
+      while sum(map(len, waiting.values())) > max(_MOST_WAITING, self._batch_size):
+        launch(next(iter(waiting)))
+        if len(under_way) > 1:
+          yield from land()
     for kind in list(waiting):
       launch(kind)
       if len(under_way) > 1:

@@ -156,11 +156,15 @@ class VideoWriter:
   def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
     if self._container is None:
       return
-    # What was encoded before a damaged frame is worth keeping.
-    if kind is None or issubclass(kind, UnreadableVideoError):
+    try:
       with contextlib.closing(self._container):
-        self._container.mux(self._stream.encode(None))
-      os.replace(self._beside, self._path)
-      return
-    self._container.close()
-    self._beside.unlink(missing_ok=True)
+        if kind is None:
+          self._container.mux(self._stream.encode(None))
+      if kind is None:
+        os.replace(self._beside, self._path)
+    except (self._av.FFmpegError, OSError) as error:
+      # What went wrong before has the word.
+      if kind is None:
+        raise UserError(f'{self._path} cannot be written ({error})') from error
+    finally:
+      self._beside.unlink(missing_ok=True)

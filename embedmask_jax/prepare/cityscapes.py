@@ -69,6 +69,10 @@ class CityscapesLabels:
     self._files = {by_stem[frame]: file for frame, file in sorted(files.items())}
     self.keys = tuple(self._files)
 
+  def files(self, key: str) -> list[Path]:
+    """See `LabelFormat`."""
+    return [self._files[key]]
+
   def read(self, key: str) -> LabelledImage:
     """See `LabelFormat`."""
     size = self._images.size(key)

@@ -1,8 +1,8 @@
 """Labelled images of any format -> a COCO JSON, complete or absent.
 
 What has been read is kept, image by image, in OUTPUT.partial; an interrupted
-conversion goes on from there. OUTPUT appears in one go, and OUTPUT.partial goes, when
-everything has been read.
+conversion goes on from there, but for labels that have changed since. OUTPUT appears
+in one go, and OUTPUT.partial goes, when everything has been read.
 """
 
 import json
@@ -90,13 +90,19 @@ def write_coco(
     raise UserError(
       f'--output={output} is no file of a file system; name one, and copy it after'
     )
-  output = Path(output).expanduser()
+  output = Path(os.path.expanduser(output))
   if output.exists():
     raise UserError(f'--output={output} exists; remove it or name another file')
   partial = output.with_name(f'{output.name}.partial')
   try:
     output.parent.mkdir(parents=True, exist_ok=True)
-    done = _open_partial(partial, settings)
+    categories = list(labels.categories or ())
+    before = _open_partial(partial, settings, categories)
+    done = {
+      key: before[key][0]
+      for key in labels.keys
+      if key in before and before[key][1] == _stamp(labels.files(key))
+    }
     broken: dict[str, str] = {}
     waiting = [key for key in labels.keys if key not in done]
     with partial.open('a', encoding='utf-8') as file:
@@ -105,7 +111,8 @@ def write_coco(
           broken[key] = problem
           continue
         done[key] = image
-        file.write(json.dumps([key, image.as_json()]) + '\n')
+        entry = [key, image.as_json(), _stamp(labels.files(key))]
+        file.write(json.dumps(entry) + '\n')
         file.flush()
     if broken and not (skips_broken and done):
       raise _unusable(broken, len(labels.keys), partial)
@@ -154,25 +161,44 @@ def _unusable(broken: dict[str, str], count: int, partial: Path) -> UserError:
   )
 
 
-def _open_partial(partial: Path, settings: dict[str, Any]) -> dict[str, LabelledImage]:
-  """What an earlier conversion has read; starts the file where there is none."""
+def _stamp(files: Sequence[Path]) -> list[list[Any]]:
+  """By which it is seen that files have changed: names, times in ns, bytes."""
+  stats = [(file.name, file.stat()) for file in files if file.exists()]
+  return [[name, stat.st_mtime_ns, stat.st_size] for name, stat in stats]
+
+
+def _open_partial(
+  partial: Path, settings: dict[str, Any], categories: list[str]
+) -> dict[str, tuple[LabelledImage, list[list[Any]]]]:
+  """What an earlier conversion has read, with the stamp of each image's files.
+
+  Starts the file where there is none, or where it knows other categories: these come
+  from a file that may have been corrected.
+  """
+  head = {'settings': settings, 'categories': categories}
   if not partial.exists():
-    partial.write_text(json.dumps(settings) + '\n', encoding='utf-8')
+    partial.write_text(json.dumps(head) + '\n', encoding='utf-8')
     return {}
   text = partial.read_text(encoding='utf-8')
   # A line that was not finished is read again.
   whole = text[: text.rfind('\n') + 1]
   first, *lines = whole.splitlines() or ['']
   try:
-    is_same = json.loads(first) == settings
+    stored = json.loads(first)
+    is_same = stored['settings'] == settings
     entries = map(json.loads, lines)
-    done = {key: LabelledImage.from_json(entry) for key, entry in entries}
+    done = {
+      key: (LabelledImage.from_json(entry), stamp) for key, entry, stamp in entries
+    }
   except (ValueError, TypeError, KeyError):
     is_same, done = False, {}
   if not is_same:
     raise UserError(
       f'{partial} is of another conversion; remove it, or name another --output'
     )
+  if stored['categories'] != categories:
+    partial.write_text(json.dumps(head) + '\n', encoding='utf-8')
+    return {}
   if whole != text:
     partial.write_text(whole, encoding='utf-8')
   return done

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from embedmask_jax.data.coco_source import read_image_file
-from embedmask_jax.data.decode import open_rgb
+from embedmask_jax.data.decode import open_rgb, stored_form
 from embedmask_jax.errors import UserError
 from embedmask_jax.image_files import SUFFIXES
 
@@ -71,10 +71,19 @@ class ImageFolder:
       told: what its labels say. The size as turned by EXIF where they say nothing.
 
     Raises:
-      UserError: it cannot be decoded, or is of another size than the labels say.
+      UserError: it cannot be decoded, is of another size than the labels say, or is
+        turned by EXIF without another size, so that nothing tells what the labels mean.
     """
-    path = self.folder / name
-    image = open_rgb(read_image_file(os.fspath(path)), os.fspath(path), told)
+    path = os.fspath(self.folder / name)
+    data = read_image_file(path)
+    image = open_rgb(data, path, told)
+    stored, orientation = stored_form(data)
+    if orientation != 1 and (orientation <= 4 or stored[0] == stored[1]):
+      raise UserError(
+        f'{path}: has the EXIF orientation {orientation}, and its size does not tell '
+        'whether the labels are of its pixels as stored or as shown; turn the stored '
+        'pixels where they are as shown, and remove the tag'
+      )
     return image.height, image.width
 
 
@@ -128,7 +137,7 @@ def existing_folder(folder: str, flag: str) -> Path:
   """
   if not folder:
     raise UserError(f'{flag} is missing; see embedmask prepare --help')
-  path = Path(folder).expanduser()
+  path = Path(os.path.expanduser(folder))
   if not path.is_dir():
     kind = 'is a file, not a folder' if path.exists() else 'no such folder'
     raise UserError(f'{flag}={folder}: {kind}')
@@ -192,7 +201,7 @@ def read_names(path: str) -> tuple[str, ...]:
     UserError: the file cannot be read, or holds no names.
   """
   try:
-    text = Path(path).expanduser().read_text(encoding='utf-8')
+    text = Path(os.path.expanduser(path)).read_text(encoding='utf-8')
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(f'--names={path}: cannot be read ({error})') from error
   if Path(path).suffix.lower() not in ('.yaml', '.yml'):

@@ -1,5 +1,7 @@
 """One image of instance numbers per image: 0 is background, every other value one."""
 
+from pathlib import Path
+
 import numpy as np
 
 from embedmask_jax.errors import UserError
@@ -38,6 +40,10 @@ class InstanceIdLabels:
     check_pairs(files, by_stem, labels, images)
     self._files = {name: files[stem] for stem, name in by_stem.items()}
     self.keys = tuple(self._files)
+
+  def files(self, key: str) -> list[Path]:
+    """See `LabelFormat`."""
+    return [self._files[key]]
 
   def read(self, key: str) -> LabelledImage:
     """See `LabelFormat`."""

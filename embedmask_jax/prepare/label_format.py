@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -67,6 +68,9 @@ class LabelFormat(Protocol):
   @property
   def notes(self) -> Sequence[str]:
     """What else should be said of the data, such as images without labels."""
+
+  def files(self, key: str) -> Sequence[Path]:
+    """The files that `read` takes an image's labels from."""
 
   def read(self, key: str) -> LabelledImage:
     """Reads an image's labels.

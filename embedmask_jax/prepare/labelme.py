@@ -63,6 +63,10 @@ class LabelmeLabels:
         f'{bare} more images than JSON files; an image without a JSON is left out'
       )
 
+  def files(self, key: str) -> list[Path]:
+    """See `LabelFormat`."""
+    return [self._folder / key]
+
   def read(self, key: str) -> LabelledImage:
     """See `LabelFormat`."""
     path = self._folder / key

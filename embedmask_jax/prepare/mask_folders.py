@@ -46,18 +46,22 @@ class MaskFolderLabels:
     self._folders = {name: folders[stem] for stem, name in by_stem.items()}
     self.keys = tuple(self._folders)
 
-  def read(self, key: str) -> LabelledImage:
+  def files(self, key: str) -> list[Path]:
     """See `LabelFormat`."""
-    size = self._images.size(key)
     folder = self._folders[key]
     if (folder / 'masks').is_dir():
       folder /= 'masks'
-    objects, skipped = [], []
-    files = sorted(
+    return sorted(
       path
       for path in folder.iterdir()
       if not (path.is_dir() or path.name.startswith('.'))
     )
+
+  def read(self, key: str) -> LabelledImage:
+    """See `LabelFormat`."""
+    size = self._images.size(key)
+    objects, skipped = [], []
+    files = self.files(key)
     for file in files:
       if file.suffix.lower() not in LABEL_SUFFIXES:
         skipped.append(
@@ -66,8 +70,11 @@ class MaskFolderLabels:
         continue
       values = read_label_image(file)
       check_label_size(file, values, size, key)
-      # Of RGBA what is opaque says nothing.
-      mask = values != 0 if values.ndim == 2 else (values[..., :3] != 0).any(axis=2)
+      if values.ndim == 2:
+        values = values[..., None]
+      # What is opaque says nothing.
+      has_alpha = values.shape[2] in (2, 4)
+      mask = (values[..., : -1 if has_alpha else None] != 0).any(axis=2)
       if mask.any():
         objects.append(LabelledObject(self.categories[0], encode_mask(mask)))
       else:

@@ -50,6 +50,11 @@ class YoloLabels:
       [f'{len(bare)} images have no label file: {", ".join(bare[:5])}'] if bare else []
     )
 
+  def files(self, key: str) -> list[Path]:
+    """See `LabelFormat`."""
+    file = self._files[key]
+    return [] if file is None else [file]
+
   def read(self, key: str) -> LabelledImage:
     """See `LabelFormat`."""
     height, width = self._images.size(key)

@@ -15,7 +15,22 @@ if [[ -n ${GPUS:-} ]]; then
 fi
 command+=("${PYTHON:-python}" -m embedmask_jax.main --nodistributed "$@")
 
+if $is_dry_run; then
+  step "${command[@]}"
+  exit
+fi
+
+process=
+is_stopped=false
+# A signal goes on to the process, which then saves and exits.
+trap 'is_stopped=true; kill -TERM "$process" 2>/dev/null || true' TERM INT
 while true; do
-  step "${command[@]}" && status=0 || status=$?
-  ((status == retry)) || exit "$status"
+  "${command[@]}" &
+  process=$!
+  while true; do
+    wait "$process" && status=0 || status=$?
+    # A signal to this script ends the waiting, not the process.
+    kill -0 "$process" 2>/dev/null || break
+  done
+  ((status == retry)) && ! $is_stopped || exit "$status"
 done

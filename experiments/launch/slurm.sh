@@ -12,9 +12,10 @@ here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/step.sh"
 [[ $# -ge 1 && -n ${NODES:-} && -n ${GPUS_PER_NODE:-} ]] || usage
 
+cores=${CPUS_PER_TASK:-12}
 options=(
   --job-name=embedmask "--nodes=$NODES" "--ntasks-per-node=$GPUS_PER_NODE"
-  "--gpus-per-node=$GPUS_PER_NODE" "--cpus-per-task=${CPUS_PER_TASK:-12}"
+  "--gpus-per-node=$GPUS_PER_NODE" "--cpus-per-task=$cores"
   "--time=${TIME:-24:00:00}" --signal=TERM@120 --requeue --open-mode=append
   --output=embedmask-%j.log
 )
@@ -22,7 +23,8 @@ options=(
 [[ -z ${ACCOUNT:-} ]] || options+=("--account=$ACCOUNT")
 
 run=("${PYTHON:-python}" -m embedmask_jax.main "$@")
-script="srun ${run[*]@Q}
+# srun does not take the number of cores from the job.
+script="srun --cpus-per-task=$cores ${run[*]@Q}
 status=\$?
 [ \$status -ne $retry ] || scontrol requeue \$SLURM_JOB_ID
 exit \$status"

@@ -60,10 +60,14 @@ def test_a_failure_leaves_no_half_video(tmp_path):
   with pytest.raises(ValueError, match='stop'):
     fail(tmp_path / 'a.mp4', ValueError('stop'))
   assert not list(tmp_path.iterdir())
-  # Frames before a damaged one are kept.
-  with pytest.raises(UnreadableVideoError):
-    fail(tmp_path / 'b.mp4', UnreadableVideoError('damaged'))
-  assert [path.name for path in tmp_path.iterdir()] == ['b.mp4']
+
+
+def test_a_video_that_cannot_be_finished_is_told(tmp_path):
+  pytest.importorskip('av')
+  (tmp_path / 'a.mp4').mkdir()
+  with pytest.raises(UserError, match=r'a\.mp4 cannot be written'):
+    write(tmp_path / 'a.mp4')
+  assert [path.name for path in tmp_path.iterdir()] == ['a.mp4']
 
 
 def test_without_pyav_the_remedy_is_named(monkeypatch):
