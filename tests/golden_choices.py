@@ -41,12 +41,14 @@ def other_choice(
     batch: of the step.
     expected: the recorded mask loss.
     tolerance: how far from it a loss may be.
-    noise: of an IoU, relative to it.
+    noise: of the box loss, relative to it. That is a mean over all positive locations;
+      of n that vary on their own, each varies sqrt(n) times as much, and its IoU does.
   """
   if model.preset.proposals not in ('best', 'mean'):
     return None
   outputs, targets = _outputs_and_targets(model)(variables, batch)
   regression = outputs.box_regression
+  noise = noise * np.sqrt(np.sum(np.asarray(targets.matched) >= 0)) + 1e-3
   for image, matched in enumerate(np.asarray(targets.matched)):
     overlaps = _overlaps(model, regression, matched, batch, image)
     for instance in np.unique(matched[matched >= 0]):

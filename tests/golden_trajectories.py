@@ -192,7 +192,7 @@ def _other_choice(
     trajectory.batch,
     expected=losses[mask],
     tolerance=tolerance,
-    noise=3 * spreads[box] / losses[box] + 1e-3,
+    noise=3 * spreads[box] / losses[box],
   )
 
 
