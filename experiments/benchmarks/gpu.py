@@ -1,37 +1,38 @@
 """What a GPU makes of it, beside torchvision's Mask R-CNN on the same images.
 
   pip install torch torchvision
-  python experiments/benchmarks/gpu.py [--batch_sizes=1,8,16,32] [--rounds=10]
+  python experiments/benchmarks/gpu.py [--rounds=10] [--limit=540]
 
-bfloat16, ResNet-50, 800x1333, 100 masks of 640x480. In one run: the rate of a large
-matrix product; for every batch size, as long as memory lasts, images/s of inference and
-of the training step with the share of that rate that they use; the share of the time
-that inference spends outside of convolutions, from a profile; and the images/s of
-`maskrcnn_resnet50_fpn` with random weights, eager and compiled, from images on the
-device to masks pasted to the original size. Not run on a GPU yet.
+bfloat16, ResNet-50, 800x1333, 100 masks of 640x480, random weights that give tens of
+detections. In one run: the images/s of Mask R-CNN, in a process of its own
+(mask_rcnn.py); the rate of a large matrix product; the images/s of inference and
+training step at batch 8, at 1, and at the largest that memory should hold, and of the
+bare network, with the share of that rate that their convolutions use; and where the
+time of inference goes, from a profile. Nothing begins after --limit seconds; what is
+left out is said. Not run on a GPU yet.
 """
 
 import argparse
 import os
+import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-# PyTorch needs memory beside JAX.
-os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+# What the allocator says when memory is short would drown the figures.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import jax
 import jax.numpy as jnp
-from full_size import (
-  IMAGE_SIZE,
-  ORIGINAL_SIZE,
-  OUTPUT_CANVAS,
-  full_size_batch,
-  full_size_model,
-)
+from convolution_flops import convolution_flops
+from full_size import OUTPUT_CANVAS, full_size_batch, full_size_model
 from timing import print_machine
 
 from configs import base
@@ -39,153 +40,261 @@ from embedmask_jax.devices import data_mesh, replicate, split
 from embedmask_jax.inference import make_inference
 from embedmask_jax.optim import OptimSettings, Schedule, is_trained, make_optimizer
 from embedmask_jax.postprocess import DetectionSettings
+from embedmask_jax.programs import memory_of
 from embedmask_jax.train_state import create_train_state
 from embedmask_jax.train_step import make_train_step
 
 # Low enough for these weights to fill all 100 places.
 SETTINGS = DetectionSettings(score_threshold=0.01)
 MATRIX_SIDE = 8192
-NUM_CLASSES = 91
-CONVOLUTIONS = ('conv', 'cudnn', 'cutlass', 'gemm', 'dot', 'xmma')
+PRODUCTS = 50
+# Feature maps of more images have more elements than cuDNN counts in 32 bits.
+MOST_IMAGES = 120
+# Kernels of convolutions that say not whose they are.
+CONVOLUTION_KERNEL = re.compile(r'conv(?!ert)|cudnn|xmma|fprop|nvjet', re.IGNORECASE)
+LONGEST = 8
 
 
-def seconds_of(task: Callable[[], Any], rounds: int) -> float:
-  """Median seconds of a task, run once to warm up."""
-  jax.block_until_ready(task())
+@dataclass(frozen=True)
+class Measured:
+  """A compiled function at one batch size; bytes of memory by the compiler."""
+
+  images_per_second: float
+  memory: int
+
+
+class Benchmark:
+  """Our functions on one GPU."""
+
+  def __init__(self, rounds: int):
+    """Makes model and weights, and measures the rate of a matrix product."""
+    self._rounds = rounds
+    self._model, variables = full_size_model('bfloat16')
+    self._mesh = data_mesh(1)
+    self._variables = replicate(self._mesh, variables)
+    self._images = full_size_batch(8)
+    self._rate = self._matrix_rate()
+    print(f'matrix product in bfloat16: {self._rate / 1e12:.1f} TFLOP/s')
+
+  def network(self, batch_size: int) -> Measured:
+    """Measures the bare network."""
+    batch = self._batch(batch_size)
+    inputs = (batch.images, batch.image_size, batch.valid_size)
+    function = jax.jit(partial(self._model.apply, train=False))
+    program, flops = _compiled(function, self._variables, *inputs)
+    task = partial(program, self._variables, *inputs)
+    return self._show('network', batch_size, program, flops, task)
+
+  def inference(self, batch_size: int, *, is_profiled: bool = False) -> Measured:
+    """Measures everything from pixels to masks."""
+    batch = self._batch(batch_size)
+    function = make_inference(self._model, SETTINGS, self._mesh)
+    program, flops = _compiled(function, self._variables, batch, OUTPUT_CANVAS)
+    found = program(self._variables, batch)
+    masks = int(found.valid.sum()) / batch_size
+    print(f'batch {batch_size}: {masks:.0f} masks an image')
+    task = partial(program, self._variables, batch)
+    measured = self._show('inference', batch_size, program, flops, task)
+    if is_profiled:
+      print_profile(program, task, batch_size / measured.images_per_second)
+    return measured
+
+  def training(self, batch_size: int) -> Measured:
+    """Measures the training step."""
+    batch = self._batch(batch_size)
+    settings = OptimSettings(**base.get_config().optim)
+    # The step gives its state's memory away; the weights are used again.
+    variables = jax.tree.map(jnp.copy, self._variables)
+    trained = is_trained(variables['params'], self._model.frozen_stages)
+    optimizer = make_optimizer(settings, Schedule(settings, 90000), trained=trained)
+    state = replicate(self._mesh, create_train_state(variables, optimizer))
+    function = make_train_step(self._model, optimizer, self._mesh)
+    program, flops = _compiled(function, state, batch)
+
+    def update() -> Any:
+      nonlocal state
+      state, metrics = program(state, batch)
+      return metrics
+
+    return self._show('training', batch_size, program, flops, update)
+
+  def _batch(self, batch_size: int) -> Any:
+    repeated = jax.tree.map(
+      lambda leaf: leaf[jnp.arange(batch_size) % len(leaf)], self._images
+    )
+    return split(self._mesh, repeated)
+
+  def _show(
+    self,
+    name: str,
+    batch_size: int,
+    program: Any,
+    flops: float,
+    task: Callable[[], Any],
+  ) -> Measured:
+    seconds = seconds_of(task, self._rounds, calls=max(16 // batch_size, 1))
+    memory = memory_of(program).total
+    used = flops / seconds / self._rate
+    print(
+      f'batch {batch_size}: {name} {batch_size / seconds:.1f} images/s, {used:.3f} of '
+      f'the matrix rate, {memory / 2**30:.2f} GiB'
+    )
+    return Measured(batch_size / seconds, memory)
+
+  def _matrix_rate(self) -> float:
+    """FLOP/s of bfloat16 products of random matrices, one after another."""
+    a, b = (
+      jax.random.normal(key, (MATRIX_SIDE, MATRIX_SIDE), jnp.bfloat16)
+      for key in jax.random.split(jax.random.key(0))
+    )
+    b *= MATRIX_SIDE**-0.5
+    products = jax.jit(
+      lambda a, b: jax.lax.fori_loop(0, PRODUCTS, lambda _, x: x @ b, a)
+    )
+    seconds = seconds_of(partial(products, a, b), self._rounds, calls=1)
+    return PRODUCTS * 2 * MATRIX_SIDE**3 / seconds
+
+
+def seconds_of(task: Callable[[], Any], rounds: int, *, calls: int) -> float:
+  """Median seconds of a call, of rounds of several calls with one wait at their end."""
+  for _ in range(2):
+    jax.block_until_ready(task())
   seconds = []
   for _ in range(rounds):
     start = time.perf_counter()
-    jax.block_until_ready(task())
-    seconds.append(time.perf_counter() - start)
+    for _ in range(calls):
+      result = task()
+    jax.block_until_ready(result)
+    seconds.append((time.perf_counter() - start) / calls)
   return statistics.median(seconds)
 
 
-def matrix_rate(rounds: int) -> float:
-  """FLOP/s of a bfloat16 matrix product."""
-  matrix = jnp.ones((MATRIX_SIDE, MATRIX_SIDE), jnp.bfloat16)
-  product = jax.jit(lambda a: a @ a)
-  return 2 * MATRIX_SIDE**3 / seconds_of(lambda: product(matrix), rounds)
+def _compiled(function: Any, *arguments: Any) -> tuple[Any, float]:
+  """The program, and the FLOPs of its convolutions."""
+  traced = function.trace(*arguments)
+  return traced.lower().compile(), convolution_flops(traced.jaxpr)
 
 
-def measure_ours(batch_size: int, rounds: int, rate: float, *, is_profiled: bool):
-  """Prints our images/s; returns that of inference."""
-  model, variables = full_size_model('bfloat16')
-  mesh = data_mesh(1)
-  batch = split(mesh, full_size_batch(batch_size))
-  variables = replicate(mesh, variables)
-  inference = make_inference(model, SETTINGS, mesh)
-  program = inference.lower(variables, batch, OUTPUT_CANVAS).compile()
-  seconds = seconds_of(lambda: program(variables, batch), rounds)
-  inference_rate = batch_size / seconds
-  used = program.cost_analysis()['flops'] / seconds / rate
-  print(
-    f'batch {batch_size}: inference {inference_rate:.1f} images/s, {used:.3f} of it'
+def print_profile(program: Any, task: Callable[[], Any], seconds: float) -> None:
+  """Prints which shares of the time are convolutions, all else, and waiting.
+
+  Args:
+    program: compiled.
+    task: calls it.
+    seconds: of a call, without a profiler.
+  """
+  named = re.findall(
+    r'%([\w.\-]+) = [^\n]*op_name="[^"]*conv_general_dilated', program.as_text()
   )
-  if is_profiled:
-    print_profile(lambda: jax.block_until_ready(program(variables, batch)))
-
-  settings = OptimSettings(**base.get_config().optim)
-  trained = is_trained(variables['params'], model.frozen_stages)
-  optimizer = make_optimizer(settings, Schedule(settings, 90000), trained=trained)
-  state = replicate(mesh, create_train_state(variables, optimizer))
-  step = make_train_step(model, optimizer, mesh).lower(state, batch).compile()
-
-  def update() -> Any:
-    nonlocal state
-    state, metrics = step(state, batch)
-    return metrics
-
-  seconds = seconds_of(update, rounds)
-  used = step.cost_analysis()['flops'] / seconds / rate
-  print(f'batch {batch_size}: training {batch_size / seconds:.1f} images/s, {used:.3f}')
-  return inference_rate
-
-
-def print_profile(task: Callable[[], Any]) -> None:
-  """Prints which share of the device's time is spent outside of convolutions."""
+  convolutions = {name for name in named if 'convert' not in name}
+  spent: dict[tuple[str, bool], float] = {}
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
-      task()
-    [path] = Path(folder).glob('**/*.xplane.pb')
+      jax.block_until_ready(task())
+    path = max(Path(folder).glob('**/*.xplane.pb'))
     profile = jax.profiler.ProfileData.from_file(str(path))
-    spent = {True: 0.0, False: 0.0}
     for plane in profile.planes:
-      if not plane.name.startswith('/device:'):
-        continue
       for line in plane.lines:
-        if not line.name.startswith('Stream'):
-          continue
-        for event in line.events:
-          is_convolution = any(word in event.name.lower() for word in CONVOLUTIONS)
-          spent[is_convolution] += event.duration_ns
-  total = sum(spent.values())
-  share = (
-    f'{spent[False] / total:.3f}' if total else 'unknown: no device in the profile'
+        is_kernels = plane.name.startswith('/device:GPU') and 'Stream' in line.name
+        for event in line.events if is_kernels else ():
+          operation = dict(event.stats).get('hlo_op')
+          is_convolution = (
+            operation in convolutions
+            if operation
+            else bool(CONVOLUTION_KERNEL.search(event.name))
+          )
+          key = (f'{operation} {event.name}', is_convolution)
+          spent[key] = spent.get(key, 0.0) + event.duration_ns * 1e-9
+  inside = sum(time for (_, is_one), time in spent.items() if is_one)
+  busy = sum(spent.values())
+  if not inside:
+    print('  the profile has no kernel that was recognised as a convolution')
+  print(
+    f'  of {seconds:.4f} s: convolutions {inside / seconds:.3f}, other kernels '
+    f'{(busy - inside) / seconds:.3f}, waiting {max(1 - busy / seconds, 0):.3f}'
   )
-  print(f'  time outside of convolutions: {share}')
+  for (name, is_one), time_spent in sorted(spent.items(), key=lambda x: -x[1])[
+    :LONGEST
+  ]:
+    kind = 'convolution' if is_one else 'other'
+    print(f'  {time_spent / seconds:.3f} {kind}: {name[:100]}')
 
 
-def measure_mask_rcnn(batch_size: int, rounds: int) -> float:
-  """Prints and returns images/s of Mask R-CNN, the better of eager and compiled."""
-  import torch
-  import torchvision
+def mask_rcnn_rate(batch_size: int, rounds: int, limit: float) -> float | None:
+  """Runs mask_rcnn.py; its best images/s with pasted masks, None without any."""
+  script = Path(__file__).with_name('mask_rcnn.py')
+  command = [sys.executable, '-u', script, f'--batch_size={batch_size}']
+  command.append(f'--rounds={rounds}')
+  with tempfile.TemporaryFile('w+') as output:
+    try:
+      subprocess.run(
+        command,
+        stdout=output,
+        timeout=limit,
+        check=False,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+      )
+    except subprocess.TimeoutExpired:
+      print(f'batch {batch_size}: Mask R-CNN was stopped after {limit:.0f} s')
+    output.seek(0)
+    text = output.read()
+  print(text, end='')
+  rates = re.findall(r'(?:eager|compiled): ([\d.]+) images/s', text)
+  return max(map(float, rates), default=None)
 
-  device = 'cuda' if torch.cuda.is_available() else 'cpu'
-  model = torchvision.models.detection.maskrcnn_resnet50_fpn(
-    weights=None, weights_backbone=None, num_classes=NUM_CLASSES, box_score_thresh=0.0
-  )
-  model = model.eval().to(device)
-  images = [torch.rand(3, *IMAGE_SIZE, device=device) for _ in range(batch_size)]
-  paste = torchvision.models.detection.roi_heads.paste_masks_in_image
-  scale = torch.tensor(
-    [o / i for o, i in zip(ORIGINAL_SIZE[::-1] * 2, IMAGE_SIZE[::-1] * 2, strict=True)],
-    device=device,
-  )
-  # The masks come pasted at the size of the input; here, at that of the original.
-  model.transform.postprocess = lambda result, *_: [
-    {
-      **found,
-      'masks': paste(found['masks'], found['boxes'] * scale, ORIGINAL_SIZE) > 0.5,
-    }
-    for found in result
-  ]
-  rates = []
-  for name, network in (('eager', model), ('compiled', torch.compile(model))):
 
-    def run(network: Any = network) -> None:
-      with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
-        found = network(images)
-      assert found[0]['masks'].shape[-2:] == ORIGINAL_SIZE
-      if device == 'cuda':
-        torch.cuda.synchronize()
-
-    rates.append(batch_size / seconds_of(run, rounds))
-    print(f'batch {batch_size}: Mask R-CNN, {name}, {rates[-1]:.1f} images/s')
-  return max(rates)
+def largest(memory: dict[int, int]) -> int:
+  """The batch that 90 % of the memory should hold, from the bytes of two others."""
+  limit = 0.9 * jax.devices()[0].memory_stats()['bytes_limit']
+  (few, less), (many, more) = sorted(memory.items())
+  images = many + (limit - more) / ((more - less) / (many - few))
+  return min(int(images) // 8 * 8, MOST_IMAGES)
 
 
 def main() -> None:
+  start = time.monotonic()
   parser = argparse.ArgumentParser()
-  parser.add_argument('--batch_sizes', default='1,8,16,32')
   parser.add_argument('--rounds', type=int, default=10)
+  parser.add_argument('--limit', type=float, default=540, help='seconds')
   arguments = parser.parse_args()
+  sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+  # Before JAX takes the GPU's memory.
+  theirs = {
+    batch_size: mask_rcnn_rate(batch_size, arguments.rounds, limit)
+    for batch_size, limit in ((8, 150), (1, 60))
+  }
   print_machine()
-  rate = matrix_rate(arguments.rounds)
-  print(f'matrix product in bfloat16: {rate / 1e12:.1f} TFLOP/s')
-  ours = {}
-  for batch_size in map(int, arguments.batch_sizes.split(',')):
+  if jax.default_backend() != 'gpu':
+    sys.exit(f'no GPU: jax has {jax.devices()}')
+  ours = Benchmark(arguments.rounds)
+
+  def attempt(
+    name: str, measure: Callable[[int], Measured], batch_size: int
+  ) -> Measured | None:
+    if time.monotonic() - start > arguments.limit:
+      print(f'batch {batch_size}: no time left for {name}')
+      return None
     try:
-      ours[batch_size] = measure_ours(
-        batch_size, arguments.rounds, rate, is_profiled=batch_size == 8
-      )
+      return measure(batch_size)
     except jax.errors.JaxRuntimeError as error:
-      if 'RESOURCE_EXHAUSTED' not in str(error):
-        raise
-      print(f'batch {batch_size}: does not fit')
-      break
-  for batch_size in sorted({1, 8} & set(ours)):
-    theirs = measure_mask_rcnn(batch_size, arguments.rounds)
-    print(f'batch {batch_size}: ours / Mask R-CNN {ours[batch_size] / theirs:.2f}')
+      print(f'batch {batch_size}: {name} failed ({str(error).splitlines()[0]})')
+      return None
+
+  memory: dict[str, dict[int, int]] = {'inference': {}, 'training': {}}
+  for batch_size in (8, 1):
+    profiled = partial(ours.inference, is_profiled=batch_size == 8)
+    if found := attempt('inference', profiled, batch_size):
+      memory['inference'][batch_size] = found.memory
+      if rate := theirs[batch_size]:
+        ratio = found.images_per_second / rate
+        print(f'batch {batch_size}: ours / Mask R-CNN {ratio:.2f}')
+    if found := attempt('training', ours.training, batch_size):
+      memory['training'][batch_size] = found.memory
+  attempt('network', ours.network, 8)
+  for name, measure in (('inference', ours.inference), ('training', ours.training)):
+    if len(memory[name]) == 2:
+      attempt(name, measure, largest(memory[name]))
 
 
 if __name__ == '__main__':
