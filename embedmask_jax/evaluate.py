@@ -1,10 +1,8 @@
 """Evaluation: every image once, to COCO metrics, results and example pictures."""
 
 import io
-import itertools
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,13 +15,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from embedmask_jax.checkpoint import StoredCheckpoint
-from embedmask_jax.data.coco_source import image_folders
 from embedmask_jax.data.decode import decode_image
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.pipeline import eval_batches
 from embedmask_jax.datasets import log_evaluation_data, open_eval_source, view_settings
 from embedmask_jax.devices import data_mesh, replicate, split
 from embedmask_jax.errors import UserError
+from embedmask_jax.evaluation_folder import (
+  RECORD_NAME,
+  evaluation_folder,
+  evaluation_record,
+)
 from embedmask_jax.folders import writable_folder
 from embedmask_jax.inference import make_inference, output_canvas
 from embedmask_jax.metrics.coco import Metrics, Scored, format_table, score_results
@@ -42,7 +44,6 @@ from embedmask_jax.writing import failures_told
 
 # Detections below this score are left out of the example pictures.
 OVERLAY_SCORE = 0.3
-_DATA = 'data.json'
 
 
 class Evaluator:
@@ -66,6 +67,7 @@ class Evaluator:
     folder: epath.Path,
     *,
     step: int,
+    record: Mapping[str, Any] | None = None,
     writer: MetricWriter | None = None,
     has_report: bool = False,
   ) -> Metrics:
@@ -75,6 +77,7 @@ class Evaluator:
       variables: {'params', 'batch_stats'}, whole on every device.
       folder: where the files go; made if need be.
       step: updates done, for the logs.
+      record: what is evaluated, in JSON types; becomes data.json.
       writer: gets the metrics and the example pictures.
       has_report: whether to write report.html, too.
 
@@ -86,9 +89,12 @@ class Evaluator:
       UserError: a file cannot be written.
     """
     overlay_folder = writable_folder(folder / 'overlays', 'evaluation folder')
-    (folder / 'metrics.json').unlink(missing_ok=True)
-    for picture in overlay_folder.glob('*.png'):
-      picture.unlink()
+    with failures_told(folder):
+      (folder / 'metrics.json').unlink(missing_ok=True)
+      for picture in overlay_folder.glob('*.png'):
+        picture.unlink()
+      if record is not None:
+        (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + '\n')
     results: list[dict] = []
     kept: list[int] = []
     overlays: dict[int, np.ndarray] = {}
@@ -264,10 +270,8 @@ def evaluate_checkpoint(
   Args:
     stored: the checkpoint; its classes are those that count.
     config: model, data and eval parts.
-    workdir: WORKDIR/eval/<step> gets the files, and data.json, which says what was
-      evaluated; for other data than the run's own WORKDIR/eval/<step>-<name of the
-      annotations>, with a number where that holds those of others still. The
-      checkpoint's own by default.
+    workdir: whose folder gets the files, see `evaluation_folder`; the checkpoint's own
+      by default.
 
   Raises:
     UserError: no data, categories that the checkpoint does not know, unreadable
@@ -283,50 +287,16 @@ def evaluate_checkpoint(
   mesh = data_mesh()
   model, variables = load_model(stored, config, mesh)
   root = located(workdir) if workdir else stored.workdir
-  folder = _result_folder(root / 'eval', stored, config)
+  folder = evaluation_folder(root, stored, config)
   metrics = Evaluator(model, source, config, mesh)(
-    variables, folder, step=stored.step, has_report=True
+    variables,
+    folder,
+    step=stored.step,
+    record=evaluation_record(stored.folder, config),
+    has_report=True,
   )
   logging.info('evaluated step %d of %s: see %s', stored.step, stored.folder, folder)
   return metrics
-
-
-def _result_folder(
-  parent: epath.Path, stored: StoredCheckpoint, config: ConfigDict
-) -> epath.Path:
-  """Makes the folder for the evaluation of these data, or finds it again."""
-  data, own = _data_names(config), _data_names(stored.metadata.config)
-  name = str(stored.step)
-  if data != own:
-    name += f'-{Path(config.data.eval.annotations).stem or "scenes"}'
-  for number in itertools.count(1):
-    folder = parent / (name if number == 1 else f'{name}-{number}')
-    record = folder / _DATA
-    if data == own or not folder.exists() or _read_json(record) == data:
-      break
-  writable_folder(folder, 'evaluation folder')
-  with failures_told(record):
-    record.write_text(json.dumps(data, indent=2) + '\n')
-  return folder
-
-
-def _read_json(path: epath.Path) -> Any:
-  """None where it is absent or torn."""
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError):
-    return None
-
-
-def _data_names(config: ConfigDict) -> dict[str, Any]:
-  """What tells data sets for evaluation apart."""
-  data = config.data
-  if not data.eval.annotations:
-    return {'generated': data.generated.to_dict()}
-  return {
-    'annotations': str(located(data.eval.annotations)),
-    'images': [str(located(folder)) for folder in image_folders(data.eval.images)],
-  }
 
 
 def save_png(picture: np.ndarray, path: epath.Path) -> None:

@@ -163,7 +163,15 @@ def _read_arrays(path: epath.Path, item: str) -> dict[str, Any]:
         for name in content.files
         if name == item or name.startswith(f'{item}/')
       }
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+  # NotImplementedError, a RuntimeError, is for kinds of compression.
+  except (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as error:
     raise CorruptCheckpointError(
       f'{path} is not a model file, or is damaged ({first_line(error)})'
     ) from error

@@ -53,6 +53,7 @@ from embedmask_jax.devices import (
 )
 from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import Evaluator
+from embedmask_jax.evaluation_folder import evaluation_record
 from embedmask_jax.folders import writable_folder
 from embedmask_jax.initial_state import initial_state
 from embedmask_jax.metrics.coco import Metrics
@@ -287,7 +288,8 @@ def _evaluation(
     folder = workdir / 'eval' / str(step)
     if evaluator:
       variables = replicate(local_mesh(), state.variables)
-      metrics = evaluator(variables, folder, step=step, writer=writer)
+      record = evaluation_record(workdir / 'checkpoints' / str(step), config)
+      metrics = evaluator(variables, folder, step=step, record=record, writer=writer)
       if writer:
         writer.draw_curves()
     metrics = hosts.from_first(metrics)

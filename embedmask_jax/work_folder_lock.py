@@ -12,6 +12,7 @@ from etils import epath
 
 from embedmask_jax.errors import UserError
 from embedmask_jax.storage import is_remote, reason
+from embedmask_jax.writing import failures_told
 
 LOCK_NAME = 'running.lock'
 
@@ -48,9 +49,10 @@ def work_folder_lock(workdir: epath.Path, *, take_over: bool = False) -> Iterato
       ) from error
     except OSError as error:
       raise _without_locks(workdir, error) from error
-    file.truncate(0)
-    file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
-    file.flush()
+    holder = f'process {os.getpid()} on {socket.gethostname()}\n'
+    with failures_told(workdir / LOCK_NAME):
+      file.truncate(0)
+      os.write(file.fileno(), holder.encode())
     yield
 
 

@@ -36,13 +36,21 @@ def failures_told(path: str | os.PathLike) -> Iterator[None]:
 def write_json(path: Path, content: object, *, indent: int | None = None) -> None:
   """Writes a JSON file in one go: it is there whole, or as it was before.
 
+  What a link points to is written, and so are devices such as /dev/stdout.
+
   Raises:
     UserError: it cannot be written.
   """
+  text = json.dumps(content, indent=indent) + '\n'
+  path = Path(os.path.realpath(path))
+  if path.exists() and not (path.is_file() or path.is_dir()):
+    with failures_told(path):
+      path.write_text(text, encoding='utf-8')
+    return
   beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
   try:
     with failures_told(path):
-      beside.write_text(json.dumps(content, indent=indent) + '\n', encoding='utf-8')
+      beside.write_text(text, encoding='utf-8')
       os.replace(beside, path)
   except UserError:
     with contextlib.suppress(OSError):

@@ -44,7 +44,7 @@ def other_choice(
     noise: of the box loss, relative to it. That is a mean over all positive locations;
       of n that vary on their own, each varies sqrt(n) times as much, and its IoU does.
   """
-  if model.preset.proposals not in ('best', 'mean'):
+  if not (model.preset.proposals == 'best' or model.preset.has_stride_slip):
     return None
   outputs, targets = _outputs_and_targets(model)(variables, batch)
   regression = outputs.box_regression

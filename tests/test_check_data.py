@@ -310,3 +310,4 @@ def test_sheets_come_to_an_end_where_a_broken_image_is_in_all(clean, capsys):
   )
   assert status == 1
   assert (clean / 'out' / 'annotated.jpg').exists()
+  assert not (clean / 'out' / 'network.jpg').exists()

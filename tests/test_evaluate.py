@@ -1,5 +1,6 @@
 """Evaluation around the network: every image once, and the truth scores 1."""
 
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -16,6 +17,7 @@ from embedmask_jax.datasets import open_eval_source
 from embedmask_jax.devices import data_mesh
 from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import Evaluator, evaluate_checkpoint
+from embedmask_jax.evaluation_folder import evaluation_record
 from embedmask_jax.structures import Detections
 
 SIZES = [(64, 96), (96, 64), (64, 96), (50, 50), (200, 70), (64, 96), (31, 97)]
@@ -189,6 +191,7 @@ def test_other_data_leave_the_runs_own_evaluation_alone(
     evaluate_checkpoint(stored, other, workdir=workdir)
     assert [path.name for path in root.iterdir()] == ['5-x']
   assert json.loads((root / '5-x' / 'data.json').read_text()) == {
+    'checkpoint': str(stored.folder),
     'annotations': str(tmp_path / 'x.json'),
     'images': [str(tmp_path)],
   }
@@ -203,6 +206,28 @@ def test_other_data_leave_the_runs_own_evaluation_alone(
   other.data.eval.images = str(tmp_path / 'site')
   evaluate_checkpoint(stored, other)
   assert {path.name for path in root.iterdir()} == {'5-x', '5-x-2', '5-truth'}
+  # Of another run, at the same step, on its own data.
+  second = dataclasses.replace(stored, folder=tmp_path / 'b' / 'checkpoints' / '5')
+  evaluate_checkpoint(stored, config)
+  evaluate_checkpoint(second, config, workdir=str(tmp_path / 'run'))
+  assert {path.name for path in root.iterdir()} >= {'5', '5-2'}
+  evaluate_checkpoint(stored, config)
+  assert len(list(root.iterdir())) == 5
+
+
+def test_folders_of_an_evaluation_do_not_follow_from_where_it_is_asked_for(
+  config, tmp_path, monkeypatch
+):
+  stored = stored_checkpoint(config, CATEGORIES, tmp_path)
+  other = config.copy_and_resolve_references()
+  other.data.eval.annotations, other.data.eval.images = str(tmp_path / 'records'), ''
+  records = []
+  for name in ('here', 'there'):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    records.append(evaluation_record(stored.folder, other))
+  assert records[0] == records[1]
+  assert records[0]['images'] == []
 
 
 def test_overlays_of_an_evaluation_before_do_not_stay(config, oracle, tmp_path):
@@ -251,6 +276,7 @@ def test_a_file_that_cannot_be_written_is_named(config, oracle, tmp_path):
   source = open_eval_source(config.data, CATEGORIES)
   folder = tmp_path / 'eval'
   (folder / 'predictions.json').mkdir(parents=True)
+  (folder / 'metrics.json').write_text('{}')  # of an evaluation before
   with pytest.raises(UserError, match='eval: cannot be written'):
     Evaluator(None, source, config, data_mesh())({}, folder, step=7)
   assert not (folder / 'metrics.json').exists()

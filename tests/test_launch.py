@@ -247,8 +247,13 @@ def test_gpus_hands_a_signal_on(tmp_path):
   process = subprocess.Popen(
     [FOLDER / 'gpus.sh', *RUN], env=os.environ | {'PYTHON': str(python)}
   )
-  while not (tmp_path / 'started').exists():
-    time.sleep(0.02)
-  process.terminate()
-  assert process.wait(30) == 75
+  try:
+    for _ in range(500):
+      if (tmp_path / 'started').exists():
+        break
+      time.sleep(0.02)
+    process.terminate()
+    assert process.wait(30) == 75
+  finally:
+    process.kill()
   assert (tmp_path / 'calls').read_text() == 'saved\n'

@@ -115,16 +115,22 @@ def test_what_is_damaged_is_told(path, tmp_path):
   damaged.write_bytes(b'')
   with pytest.raises(CorruptCheckpointError, match='damaged.npz is not a model file'):
     open_model(damaged)
-  # One bit, anywhere in what is read.
+  # One bit, among the arrays and in the directory at the end.
   whole = path.read_bytes()
-  for place in range(0, len(whole), len(whole) // 40):
+  directory = whole.find(b'PK\x01\x02')
+  intact = open_model(path).read('variables', template())
+  for place in [
+    *range(0, directory, directory // 30),
+    *range(directory, len(whole), (len(whole) - directory) // 90),
+  ]:
     flipped = bytearray(whole)
-    flipped[place] ^= 16
+    flipped[place] ^= 1 << (place % 8)
     damaged.write_bytes(flipped)
     try:
-      open_model(damaged).read('variables', template())
+      found = open_model(damaged).read('variables', template())
     except UserError:
       continue
+    jax.tree.map(np.testing.assert_array_equal, found, intact)
   np.savez(damaged, x=np.zeros(3))
   with pytest.raises(CorruptCheckpointError, match='damaged.npz is not a model file'):
     open_model(damaged)

@@ -400,6 +400,18 @@ def test_corrected_labels_are_read_again(tmp_path):
   assert read_again(tmp_path, correct) == ['dog', 'dog', 'cat']
 
 
+def test_an_image_of_another_size_is_read_again(tmp_path):
+  def correct(names):
+    (tmp_path / 'labels' / 'b.txt').write_text('1 0 0 0.5 0 0.5 0.5\n')
+    larger = noise(np.random.default_rng(0), (80, 112))
+    Image.fromarray(larger).save(tmp_path / 'images' / 'a.jpg')
+
+  read_again(tmp_path, correct)
+  content = json.loads((tmp_path / 'out.json').read_text())
+  assert [content['images'][0][side] for side in ('height', 'width')] == [80, 112]
+  assert content['annotations'][0]['bbox'] == pytest.approx([8, 8, 32, 32])
+
+
 @pytest.mark.parametrize('mode', ['LA', 'RGBA', 'RGB', 'L', '1'])
 def test_what_is_opaque_is_no_mask(tmp_path, mode):
   mask = np.zeros(SIZE, bool)

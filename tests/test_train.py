@@ -61,7 +61,7 @@ class ToyEvaluator:
   def __init__(self, model, source, config, mesh):
     self.num_images = len(source)
 
-  def __call__(self, variables, folder, *, step, writer=None):
+  def __call__(self, variables, folder, *, step, record, writer=None):
     ToyEvaluator.calls.append(step)
     return {'segm/AP': self.scores.get(step, 0.1), 'bbox/AP': 0.5}
 

@@ -1,6 +1,7 @@
 """Results are written whole or not at all, and failures are told in words."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,15 @@ def test_json_is_there_whole_or_as_it_was(tmp_path):
   with pytest.raises(UserError, match=r'folder\.json: cannot be written'):
     write_json(tmp_path / 'folder.json', [])
   assert sorted(path.name for path in tmp_path.iterdir()) == ['a.json', 'folder.json']
+
+
+def test_links_are_followed_and_devices_are_written(tmp_path):
+  (tmp_path / 'latest.json').symlink_to(tmp_path / 'a.json')
+  write_json(tmp_path / 'latest.json', [1])
+  assert (tmp_path / 'latest.json').is_symlink()
+  assert (tmp_path / 'a.json').read_text() == '[1]\n'
+  write_json(Path(os.devnull), [1])
+  assert not Path(os.devnull).is_file()
 
 
 def test_only_failed_writes_are_told_in_words(tmp_path):

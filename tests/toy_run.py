@@ -102,7 +102,7 @@ class NoEvaluator:
     assert hosts.is_first()
     assert all(device in jax.local_devices() for device in mesh.devices.flat)
 
-  def __call__(self, variables, folder, *, step, writer=None):
+  def __call__(self, variables, folder, *, step, record, writer=None):
     assert all(leaf.is_fully_addressable for leaf in jax.tree.leaves(variables))
     return {'segm/AP': 0.25, 'bbox/AP': None}
 

@@ -35,7 +35,7 @@ def save_sheets(
   The first shows images spread over the data set. The second shows the first images
   of training: augmented, in the corner of their canvas, with boxes, stride-4 masks
   and a dot, in the colour of its instance, for every positive location; the wider the
-  dot the higher the level.
+  dot the higher the level. It is absent where no such image can be decoded.
 
   Args:
     source: the data set.
@@ -59,6 +59,7 @@ def save_sheets(
     seen += [_as_seen(source, row, batch.num_instances, preset) for row in rows]
     if len(seen) >= min(_PICTURES, len(usable)):
       break
+  (folder / 'network.jpg').unlink(missing_ok=True)
   if seen:
     _save(seen, folder / 'network.jpg')
 

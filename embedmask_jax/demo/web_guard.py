@@ -41,7 +41,7 @@ class WebGuard:
       kind.lower().startswith(b'multipart/form-data') for kind in kinds
     )
     body, is_over = b'', False
-    # Whatever else its header calls it may be read as JSON.
+    # A body under any other content type, or none, may be read as JSON.
     if scope['method'] in ('POST', 'PUT', 'PATCH') and not is_upload:
       body, is_over = await _read_body(receive)
       if is_over:

@@ -28,11 +28,10 @@ from embedmask_jax.export.verify import (
   run_exported,
   timed,
 )
-from embedmask_jax.folders import writable_folder
+from embedmask_jax.folders import local_folder
 from embedmask_jax.image_files import find_images, is_video, read_image
 from embedmask_jax.inference import Inference, make_inference
 from embedmask_jax.predict.image_rows import ImageRows
-from embedmask_jax.storage import is_remote
 from embedmask_jax.structures import Batch
 
 
@@ -150,9 +149,7 @@ def _verify(
 
 
 def _empty_folder(output: str | os.PathLike) -> Path:
-  if is_remote(output):
-    raise UserError(f'--output={output}: programs are written to a file system')
-  folder = Path(writable_folder(output, '--output'))
+  folder = local_folder(output, '--output')
   if any(folder.iterdir()):
     raise UserError(f'--output={folder} has files in it; name another folder')
   return folder

@@ -73,7 +73,7 @@ class OutputFiles:
       numbers = prediction.label_map().astype(np.uint16)
       Image.fromarray(numbers).save(self._path(LABEL_MAP, f'{name}.png'))
     for kind in {INSTANCES, CROPS} & kinds:
-      self._remove_numbered(self._folder / kind / name)
+      _remove_numbered(self._folder / kind / name)
     for i, class_name in enumerate(prediction.class_names):
       file_name = f'{i + 1:03d}-{_safe(class_name)}.png'
       if INSTANCES in kinds:
@@ -92,12 +92,6 @@ class OutputFiles:
       path = self._path(LABELME, f'{name}.json')
       image_path = os.path.relpath(source.resolve(), path.parent.resolve())
       write_json(path, labelme(prediction, polygons, image_path))
-
-  def _remove_numbered(self, folder: Path) -> None:
-    """Removes what an earlier run has written there, of which there may be more."""
-    for path in folder.glob('*.png'):
-      if re.match(r'\d{3,}-', path.name):
-        path.unlink()
 
   def _path(self, *parts: str) -> Path:
     path = self._folder.joinpath(*parts)
@@ -196,6 +190,13 @@ def coco_data_set(
     'annotations': annotations,
     'categories': [{'id': key, 'name': name} for key, name in categories],
   }
+
+
+def _remove_numbered(folder: Path) -> None:
+  """Removes what an earlier run has written there, of which there may be more."""
+  for path in folder.glob('*.png'):
+    if re.match(r'\d{3,}-', path.name):
+      path.unlink()
 
 
 def _safe(name: str) -> str:

@@ -19,11 +19,15 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.folders import local_file
 from embedmask_jax.metrics.ground_truth import encode_segmentation
 from embedmask_jax.prepare.label_format import LabelFormat, LabelledImage
 
 # Images read at a time, by as many threads as there are cores.
 _GROUP = 32
+
+# Name, time and size of each file that an image's labels were read from.
+Stamp = list[list[Any]]
 
 
 @dataclass(frozen=True)
@@ -86,16 +90,11 @@ def write_coco(
     UserError: the output exists or cannot be written, what is in OUTPUT.partial is of
       another conversion, or labels or images cannot be used.
   """
-  if '://' in os.fspath(output):
-    raise UserError(
-      f'--output={output} is no file of a file system; name one, and copy it after'
-    )
-  output = Path(os.path.expanduser(output))
+  output = local_file(output, '--output')
   if output.exists():
     raise UserError(f'--output={output} exists; remove it or name another file')
   partial = output.with_name(f'{output.name}.partial')
   try:
-    output.parent.mkdir(parents=True, exist_ok=True)
     categories = list(labels.categories or ())
     before = _open_partial(partial, settings, categories)
     done = {
@@ -106,12 +105,12 @@ def write_coco(
     broken: dict[str, str] = {}
     waiting = [key for key in labels.keys if key not in done]
     with partial.open('a', encoding='utf-8') as file:
-      for key, image, problem in _read_all(labels, waiting, len(labels.keys)):
+      for key, image, stamp, problem in _read_all(labels, waiting, len(labels.keys)):
         if image is None:
           broken[key] = problem
           continue
         done[key] = image
-        entry = [key, image.as_json(), _stamp(labels.files(key))]
+        entry = [key, image.as_json(), stamp]
         file.write(json.dumps(entry) + '\n')
         file.flush()
     if broken and not (skips_broken and done):
@@ -161,15 +160,15 @@ def _unusable(broken: dict[str, str], count: int, partial: Path) -> UserError:
   )
 
 
-def _stamp(files: Sequence[Path]) -> list[list[Any]]:
-  """By which it is seen that files have changed: names, times in ns, bytes."""
+def _stamp(files: Sequence[Path]) -> Stamp:
+  """By which it is seen that files have changed: times in ns, and bytes."""
   stats = [(file.name, file.stat()) for file in files if file.exists()]
   return [[name, stat.st_mtime_ns, stat.st_size] for name, stat in stats]
 
 
 def _open_partial(
   partial: Path, settings: dict[str, Any], categories: list[str]
-) -> dict[str, tuple[LabelledImage, list[list[Any]]]]:
+) -> dict[str, tuple[LabelledImage, Stamp]]:
   """What an earlier conversion has read, with the stamp of each image's files.
 
   Starts the file where there is none, or where it knows other categories: these come
@@ -206,14 +205,16 @@ def _open_partial(
 
 def _read_all(
   labels: LabelFormat, keys: Sequence[str], total: int
-) -> Iterator[tuple[str, LabelledImage | None, str]]:
-  """Key, image and '', or key, None and what is wrong; in the order of the keys."""
+) -> Iterator[tuple[str, LabelledImage | None, Stamp, str]]:
+  """Key, image or None, stamp, and what is wrong or ''; in the order of the keys."""
 
-  def read(key: str) -> tuple[str, LabelledImage | None, str]:
+  def read(key: str) -> tuple[str, LabelledImage | None, Stamp, str]:
+    # Before reading: what is saved meanwhile is read again next time.
+    stamp = _stamp(labels.files(key))
     try:
-      return key, labels.read(key), ''
+      return key, labels.read(key), stamp, ''
     except UserError as error:
-      return key, None, str(error)
+      return key, None, stamp, str(error)
 
   with (
     ThreadPoolExecutor(os.cpu_count()) as pool,

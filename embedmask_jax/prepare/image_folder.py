@@ -81,8 +81,8 @@ class ImageFolder:
     if orientation != 1 and (orientation <= 4 or stored[0] == stored[1]):
       raise UserError(
         f'{path}: has the EXIF orientation {orientation}, and its size does not tell '
-        'whether the labels are of its pixels as stored or as shown; turn the stored '
-        'pixels where they are as shown, and remove the tag'
+        'whether the labels are of its pixels as stored or as shown; if they are as '
+        'shown, turn the pixels; remove the tag in either case'
       )
     return image.height, image.width
 

@@ -43,7 +43,7 @@ class InstanceIdLabels:
 
   def files(self, key: str) -> list[Path]:
     """See `LabelFormat`."""
-    return [self._files[key]]
+    return [self._images.folder / key, self._files[key]]
 
   def read(self, key: str) -> LabelledImage:
     """See `LabelFormat`."""

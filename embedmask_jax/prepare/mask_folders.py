@@ -48,6 +48,9 @@ class MaskFolderLabels:
 
   def files(self, key: str) -> list[Path]:
     """See `LabelFormat`."""
+    return [self._images.folder / key, *self._masks(key)]
+
+  def _masks(self, key: str) -> list[Path]:
     folder = self._folders[key]
     if (folder / 'masks').is_dir():
       folder /= 'masks'
@@ -61,7 +64,7 @@ class MaskFolderLabels:
     """See `LabelFormat`."""
     size = self._images.size(key)
     objects, skipped = [], []
-    files = self.files(key)
+    files = self._masks(key)
     for file in files:
       if file.suffix.lower() not in LABEL_SUFFIXES:
         skipped.append(

@@ -53,7 +53,8 @@ class YoloLabels:
   def files(self, key: str) -> list[Path]:
     """See `LabelFormat`."""
     file = self._files[key]
-    return [] if file is None else [file]
+    image = self._images.folder / key
+    return [image] if file is None else [image, file]
 
   def read(self, key: str) -> LabelledImage:
     """See `LabelFormat`."""

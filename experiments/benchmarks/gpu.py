@@ -52,7 +52,7 @@ PRODUCTS = 50
 MOST_IMAGES = 120
 # Kernels of convolutions that say not whose they are.
 CONVOLUTION_KERNEL = re.compile(r'conv(?!ert)|cudnn|xmma|fprop|nvjet', re.IGNORECASE)
-LONGEST = 8
+SHOWN_KERNELS = 8
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,10 @@ def print_profile(program: Any, task: Callable[[], Any], seconds: float) -> None
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
       jax.block_until_ready(task())
-    path = max(Path(folder).glob('**/*.xplane.pb'))
+    path = max(Path(folder).glob('**/*.xplane.pb'), default=None)
+    if path is None:
+      print('  the profiler has written nothing')
+      return
     profile = jax.profiler.ProfileData.from_file(str(path))
     for plane in profile.planes:
       for line in plane.lines:
@@ -214,7 +217,7 @@ def print_profile(program: Any, task: Callable[[], Any], seconds: float) -> None
     f'{(busy - inside) / seconds:.3f}, waiting {max(1 - busy / seconds, 0):.3f}'
   )
   for (name, is_one), time_spent in sorted(spent.items(), key=lambda x: -x[1])[
-    :LONGEST
+    :SHOWN_KERNELS
   ]:
     kind = 'convolution' if is_one else 'other'
     print(f'  {time_spent / seconds:.3f} {kind}: {name[:100]}')
@@ -227,13 +230,15 @@ def mask_rcnn_rate(batch_size: int, rounds: int, limit: float) -> float | None:
   command.append(f'--rounds={rounds}')
   with tempfile.TemporaryFile('w+') as output:
     try:
-      subprocess.run(
+      done = subprocess.run(
         command,
         stdout=output,
         timeout=limit,
         check=False,
         env=os.environ | {'JAX_PLATFORMS': 'cpu'},
       )
+      if done.returncode:
+        print(f'batch {batch_size}: Mask R-CNN failed, status {done.returncode}')
     except subprocess.TimeoutExpired:
       print(f'batch {batch_size}: Mask R-CNN was stopped after {limit:.0f} s')
     output.seek(0)
@@ -293,8 +298,8 @@ def main() -> None:
       memory['training'][batch_size] = found.memory
   attempt('network', ours.network, 8)
   for name, measure in (('inference', ours.inference), ('training', ours.training)):
-    if len(memory[name]) == 2:
-      attempt(name, measure, largest(memory[name]))
+    if len(memory[name]) == 2 and (most := largest(memory[name])) > 8:
+      attempt(name, measure, most)
 
 
 if __name__ == '__main__':

@@ -27,10 +27,6 @@ trap 'is_stopped=true; kill -TERM "$process" 2>/dev/null || true' TERM INT
 while true; do
   "${command[@]}" &
   process=$!
-  while true; do
-    wait "$process" && status=0 || status=$?
-    # A signal to this script ends the waiting, not the process.
-    kill -0 "$process" 2>/dev/null || break
-  done
+  await "$process" && status=0 || status=$?
   ((status == retry)) && ! $is_stopped || exit "$status"
 done

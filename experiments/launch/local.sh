@@ -34,11 +34,7 @@ done
 
 status=0
 for process in "${started[@]}"; do
-  while true; do
-    wait "$process" && found=0 || found=$?
-    # A signal to this script ends the waiting, not the process.
-    kill -0 "$process" 2>/dev/null || break
-  done
+  await "$process" && found=0 || found=$?
   ((found == 0)) || status=$found
 done
 exit "$status"

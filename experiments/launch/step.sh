@@ -17,6 +17,20 @@ step() { # COMMAND...
   fi
 }
 
+await() { # PROCESS; its status, however often signals to this script end the waiting
+  local status=0 again=0
+  while true; do
+    wait "$1" && status=0 || status=$?
+    kill -0 "$1" 2>/dev/null || break
+  done
+  if ((status > 128)); then
+    # It may have ended on its own between a signal and the look at it.
+    wait "$1" 2>/dev/null && again=0 || again=$?
+    ((again == 127)) || status=$again
+  fi
+  return "$status"
+}
+
 usage() { # the comment at the head of the script
   sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2
   exit 2
