@@ -35,6 +35,9 @@ class CheckpointWriter:
       keep_last: number of newest checkpoints to keep.
       keep_best: number of checkpoints with the highest metric to keep besides.
       best_metric: key of the metrics given to `save`.
+
+    Raises:
+      UserError: the folder cannot be written.
     """
     self._folder = located(workdir) / 'checkpoints'
     self._metadata = metadata
@@ -50,20 +53,21 @@ class CheckpointWriter:
         get_metric_fn=score, n=keep_best, keep_checkpoints_without_metrics=False
       )
       policies.append(best)
-    self._manager = ocp.CheckpointManager(
-      self._folder,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-        best_fn=score,  # without it the metrics would not be written
-        best_mode='max',
-        enable_async_checkpointing=True,
-      ),
-      item_handlers={
-        'variables': ocp.StandardCheckpointHandler(),
-        'training': ocp.StandardCheckpointHandler(),
-        'metadata': ocp.JsonCheckpointHandler(filename='metadata.json'),
-      },
-    )
+    with self._failure_told():
+      self._manager = ocp.CheckpointManager(
+        self._folder,
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+          best_fn=score,  # without it the metrics would not be written
+          best_mode='max',
+          enable_async_checkpointing=True,
+        ),
+        item_handlers={
+          'variables': ocp.StandardCheckpointHandler(),
+          'training': ocp.StandardCheckpointHandler(),
+          'metadata': ocp.JsonCheckpointHandler(filename='metadata.json'),
+        },
+      )
 
   def save(
     self, state: TrainState, metrics: Mapping[str, float | None] | None = None

@@ -235,22 +235,24 @@ def test_linear_rule_scales_the_run(toy, tmp_path):
   assert train(config, tmp_path).step == 16
 
 
+def make_poisoned_step(*args, **kwargs):
+  """The toy step, whose loss is not finite in step 5."""
+  step = make_toy_step(*args, **kwargs)
+
+  @jax.jit
+  def poisoned(state, batch):
+    loss = jnp.where(state.step == 5, jnp.nan, 1.0)
+    new_state, metrics = step(state, batch)
+    new_state = keep_finite(state, new_state, jnp.isfinite(loss))
+    return new_state, {**metrics, 'loss/class': loss}
+
+  return poisoned
+
+
 def test_a_loss_that_is_not_finite_names_step_and_images_and_is_not_saved(
   toy, tmp_path, monkeypatch
 ):
-  def make_step(*args, **kwargs):
-    step = make_toy_step(*args, **kwargs)
-
-    @jax.jit
-    def poisoned(state, batch):
-      loss = jnp.where(state.step == 5, jnp.nan, 1.0)
-      new_state, metrics = step(state, batch)
-      new_state = keep_finite(state, new_state, jnp.isfinite(loss))
-      return new_state, {**metrics, 'loss/class': loss}
-
-    return poisoned
-
-  monkeypatch.setattr(train_module, 'make_train_step', make_step)
+  monkeypatch.setattr(train_module, 'make_train_step', make_poisoned_step)
   with pytest.raises(NonFiniteLossError, match='step 5: loss/class nan') as caught:
     train(tiny_config(), tmp_path)
   ids = re.search(r'image ids of the batch: (\d+), (\d+)\.', str(caught.value))
@@ -266,6 +268,19 @@ def test_a_loss_that_is_not_finite_names_step_and_images_and_is_not_saved(
   train(tiny_config(train__steps=5), tmp_path / 'straight')
   assert list_steps(tmp_path / 'replay' / 'checkpoints') == [5]
   assert_same(parameters(tmp_path / 'replay'), parameters(tmp_path / 'straight'))
+
+
+def test_a_replay_that_cannot_be_saved_does_not_hide_the_loss(
+  toy, tmp_path, monkeypatch, caplog
+):
+  def fail(*_):
+    raise UserError('no room')
+
+  monkeypatch.setattr(train_module, 'make_train_step', make_poisoned_step)
+  monkeypatch.setattr(train_module, 'save_for_replay', fail)
+  with pytest.raises(NonFiniteLossError, match='step 5: loss/class nan'):
+    train(tiny_config(), tmp_path)
+  assert 'nothing to replay: no room' in caplog.text
 
 
 def test_other_model_or_classes_are_refused_and_other_changes_told(
