@@ -64,7 +64,9 @@ def test_the_nuclei_model_that_comes_along(tmp_path):
     ]
   )
   assert status == 0
-  metrics = json.loads((tmp_path / 'eval' / '600' / 'metrics.json').read_text())
+  metrics = json.loads(
+    (tmp_path / 'eval' / '600-instances_val' / 'metrics.json').read_text()
+  )
   # What its card says.
   assert metrics['segm/AP'] == pytest.approx(0.469, abs=0.002)
   assert metrics['bbox/AP'] == pytest.approx(0.470, abs=0.002)
