@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import base, custom, nuclei, quickstart
+from configs import base, custom, nuclei, nuclei_adelaidet, quickstart
 from embedmask_jax.config import (
   FIELDS,
   check_names,
@@ -193,6 +193,11 @@ def test_small_configs_differ_from_the_papers_in_these_values(module, values):
   config = module.get_config()
   assert set(differences(base.get_config(), config)) == set(values)
   assert {field: flatten(config)[field] for field in values} == values
+
+
+def test_nuclei_with_another_preset_is_what_was_compared():
+  changed = differences(nuclei.get_config(), nuclei_adelaidet.get_config())
+  assert set(changed) == {'model.preset', 'data.min_box_side', 'eval.mask_threshold'}
 
 
 def test_custom_leaves_the_model_alone():
