@@ -1,7 +1,7 @@
 """The recipe for nuclei with preset `adelaidet`, the best of the four on these data.
 
-Command: that of configs/nuclei.py with this file. Its mask branch has batch norm, so the
-eight crops of a batch are better not made fewer.
+Command: that of configs/nuclei.py with this file. Its mask branch has batch norm, so
+the eight crops of a batch are better not made fewer.
 
 Hardware and time: two CPU cores, see experiments/nuclei/README.md for the receipt.
 """

@@ -27,7 +27,9 @@ OURS = {
   'postprocess': ('mask_readout', 'ops', 'presets', 'structures'),
   'storage': ('errors',),
   'data': ('data', 'errors', 'ops.locations', 'presets', 'storage'),
-  'prepare': ('data', 'errors', 'image_files', 'metrics', 'prepare', 'storage'),
+  'prepare': (
+    *('data', 'errors', 'folders', 'image_files', 'metrics', 'prepare', 'storage'),
+  ),
   'check': (
     *('check', 'data', 'datasets', 'errors', 'image_files', 'mask_readout', 'metrics'),
     *('models', 'ops', 'postprocess', 'presets', 'storage', 'structures', 'targets'),
@@ -54,6 +56,7 @@ CONFIG_AWARE = (
   'config',
   'config_reading',
   'evaluate',
+  'evaluation_folder',
   'export',
   'models.factory',
   'predict',
