@@ -124,7 +124,8 @@ def stored_or_given_config(stored: ConfigDict, config: Sequence[str]) -> ConfigD
     UserError: --config or one of the fields cannot be used.
   """
   if config_path(config) is None:
-    return _read_config(config, stored)
+    # The flags change the one that they are given.
+    return _read_config(config, stored.copy_and_resolve_references())
   given = _read_config(config)
   merged = stored.copy_and_resolve_references()
   merged.data, merged.eval = given.data, given.eval

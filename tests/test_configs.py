@@ -323,6 +323,13 @@ def test_differences_name_field_and_values():
   assert differences(base.get_config(), other) == {'train.steps': '90000 -> 7'}
 
 
+def test_the_config_of_a_checkpoint_stays_as_it_was():
+  stored = base.get_config()
+  found = stored_or_given_config(stored, ['--config.data.eval.annotations=x.json'])
+  assert found.data.eval.annotations == 'x.json'
+  assert not stored.data.eval.annotations
+
+
 def test_fields_go_before_the_config_beside_a_checkpoint():
   stored = base.get_config()
   stored.model.dtype, stored.eval.max_detections = 'bfloat16', 7
