@@ -33,8 +33,24 @@ def failures_told(path: str | os.PathLike) -> Iterator[None]:
     ) from error
 
 
+def replace_text(path: Path, text: str) -> None:
+  """Writes a file in one go: it is there whole, or as it was before.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  try:
+    beside.write_text(text, encoding='utf-8')
+    os.replace(beside, path)
+  except OSError:
+    with contextlib.suppress(OSError):
+      beside.unlink()
+    raise
+
+
 def write_json(path: Path, content: object, *, indent: int | None = None) -> None:
-  """Writes a JSON file in one go: it is there whole, or as it was before.
+  """Writes a JSON file in one go, see `replace_text`.
 
   What a link points to is written, and so are devices such as /dev/stdout.
 
@@ -43,16 +59,9 @@ def write_json(path: Path, content: object, *, indent: int | None = None) -> Non
   """
   text = json.dumps(content, indent=indent) + '\n'
   path = Path(os.path.realpath(path))
-  if path.exists() and not (path.is_file() or path.is_dir()):
-    with failures_told(path):
+  is_device = path.exists() and not (path.is_file() or path.is_dir())
+  with failures_told(path):
+    if is_device:
       path.write_text(text, encoding='utf-8')
-    return
-  beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  try:
-    with failures_told(path):
-      beside.write_text(text, encoding='utf-8')
-      os.replace(beside, path)
-  except UserError:
-    with contextlib.suppress(OSError):
-      beside.unlink()
-    raise
+    else:
+      replace_text(path, text)

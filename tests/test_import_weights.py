@@ -446,3 +446,12 @@ def test_settings_that_would_spoil_the_weights_are_refused(tmp_path):
   assert report.untouched
   kernel = imported['params']['backbone']['stage4_block1']['conv2']['kernel']
   np.testing.assert_array_equal(to_theirs(kernel), state_dict['layer4.1.conv2.weight'])
+
+
+def test_a_setting_is_named_as_a_shell_takes_it():
+  needed, configured = (
+    {'pixel_mean': (103.53, 116.28, 123.675)},
+    base.get_config().model,
+  )
+  with pytest.raises(UserError, match=r'pixel_mean=103\.53,116\.28,123\.675$'):
+    import_weights._check_settings(needed, configured)

@@ -29,6 +29,7 @@ OURS = {
   'data': ('data', 'errors', 'ops.locations', 'presets', 'storage'),
   'prepare': (
     *('data', 'errors', 'folders', 'image_files', 'metrics', 'prepare', 'storage'),
+    'writing',
   ),
   'check': (
     *('check', 'data', 'datasets', 'errors', 'image_files', 'mask_readout', 'metrics'),

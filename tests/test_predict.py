@@ -336,7 +336,8 @@ def test_a_second_run_leaves_no_instances_of_the_first(stored, config, tmp_path)
     assert {path.name for path in folder.iterdir()} == {'001-bar.png', 'mine.png'}
 
 
-def test_files_are_found_by_name_folder_pattern_and_list(tmp_path, monkeypatch):
+def test_files_are_found_by_name_folder_pattern_and_list(tmp_path, monkeypatch, caplog):
+  caplog.set_level('INFO')
   for name in ('b/2.png', 'b/1.jpg', 'b/c/3.png', 'b/notes.txt', 'x.mp4'):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
@@ -351,6 +352,7 @@ def test_files_are_found_by_name_folder_pattern_and_list(tmp_path, monkeypatch):
   (tmp_path / '~tmp.png').touch()
   assert names('~tmp.png') == ['~tmp.png']
   assert names('x.mp4', 'b/2.png', 'b') == ['x.mp4', 'b/2.png', 'b/1.jpg']
+  assert '1 files are named more than once' in caplog.text
   # A link to nowhere is named when it is read.
   assert names('b/**/*.png') == ['b/2.png', 'b/c/3.png', 'b/c/4.png']
   for content in (b'b/2.png\nb/1.jpg\n', b'b/2.png\0b/1.jpg\0', b'b/2.png\r\nb/1.jpg'):

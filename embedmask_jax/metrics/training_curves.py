@@ -2,10 +2,10 @@
 
 import json
 import math
-import os
 from pathlib import Path
 
 from embedmask_jax.charts import Line, line_chart, stack
+from embedmask_jax.writing import replace_text
 
 CURVES_NAME = 'training_curves.svg'
 _PANEL = (460, 300)
@@ -89,6 +89,4 @@ def write_training_curves(lines: Path) -> None:
   if picture is None:
     lines.with_name(CURVES_NAME).unlink(missing_ok=True)
     return
-  beside = lines.with_name(f'{CURVES_NAME}.{os.getpid()}.tmp')
-  beside.write_text(picture)
-  os.replace(beside, lines.with_name(CURVES_NAME))
+  replace_text(lines.with_name(CURVES_NAME), picture)

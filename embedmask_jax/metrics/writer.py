@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from embedmask_jax.errors import UserError
 from embedmask_jax.metrics.mirror import Mirror
 from embedmask_jax.metrics.training_curves import write_training_curves
 from embedmask_jax.storage import is_remote, located
+from embedmask_jax.writing import replace_text
 
 JSONL_NAME = 'metrics.jsonl'
 TENSORBOARD_NAME = 'tensorboard'
@@ -151,6 +151,4 @@ def _keep_until(path: Path, restored_step: int | None) -> None:
   new = ''.join(kept)
   if new == old:
     return
-  beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  beside.write_text(new, encoding='utf-8')
-  os.replace(beside, path)
+  replace_text(path, new)

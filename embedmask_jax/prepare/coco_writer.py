@@ -22,6 +22,7 @@ from embedmask_jax.errors import UserError
 from embedmask_jax.folders import local_file
 from embedmask_jax.metrics.ground_truth import encode_segmentation
 from embedmask_jax.prepare.label_format import LabelFormat, LabelledImage
+from embedmask_jax.writing import write_json
 
 # Images read at a time, by as many threads as there are cores.
 _GROUP = 32
@@ -118,9 +119,7 @@ def write_coco(
     images = [done[key] for key in labels.keys if key in done]
     _check_unique(images)
     content = _assemble(images, labels.categories)
-    unfinished = output.with_name(f'{output.name}.unfinished')
-    unfinished.write_text(json.dumps(content), encoding='utf-8')
-    os.replace(unfinished, output)
+    write_json(output, content)
     partial.unlink()
   except OSError as error:
     raise UserError(f'--output={output} cannot be written ({error})') from error

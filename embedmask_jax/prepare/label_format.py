@@ -70,7 +70,7 @@ class LabelFormat(Protocol):
     """What else should be said of the data, such as images without labels."""
 
   def files(self, key: str) -> Sequence[Path]:
-    """The files that `read` takes an image's labels, and its size, from."""
+    """The files that decide what `read` gives."""
 
   def read(self, key: str) -> LabelledImage:
     """Reads an image's labels.

@@ -64,7 +64,7 @@ class LabelmeLabels:
       )
 
   def files(self, key: str) -> list[Path]:
-    """See `LabelFormat`."""
+    """See `LabelFormat`; the JSON alone, which names the image and its size."""
     return [self._folder / key]
 
   def read(self, key: str) -> LabelledImage:

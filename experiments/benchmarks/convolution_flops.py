@@ -1,6 +1,6 @@
 """Operations of the convolutions of a traced function.
 
-XLA's own count leaves out what it hands to cuDNN, and counts the body of a loop once.
+On GPUs XLA's own count is reported to leave out what it hands to cuDNN.
 """
 
 import math

@@ -208,7 +208,7 @@ def print_profile(program: Any, task: Callable[[], Any], seconds: float) -> None
           )
           key = (f'{operation} {event.name}', is_convolution)
           spent[key] = spent.get(key, 0.0) + event.duration_ns * 1e-9
-  inside = sum(time for (_, is_one), time in spent.items() if is_one)
+  inside = sum(value for (_, is_one), value in spent.items() if is_one)
   busy = sum(spent.values())
   if not inside:
     print('  the profile has no kernel that was recognised as a convolution')
@@ -216,11 +216,10 @@ def print_profile(program: Any, task: Callable[[], Any], seconds: float) -> None
     f'  of {seconds:.4f} s: convolutions {inside / seconds:.3f}, other kernels '
     f'{(busy - inside) / seconds:.3f}, waiting {max(1 - busy / seconds, 0):.3f}'
   )
-  for (name, is_one), time_spent in sorted(spent.items(), key=lambda x: -x[1])[
-    :SHOWN_KERNELS
-  ]:
+  longest = sorted(spent.items(), key=lambda item: item[1], reverse=True)
+  for (name, is_one), value in longest[:SHOWN_KERNELS]:
     kind = 'convolution' if is_one else 'other'
-    print(f'  {time_spent / seconds:.3f} {kind}: {name[:100]}')
+    print(f'  {value / seconds:.3f} {kind}: {name[:100]}')
 
 
 def mask_rcnn_rate(batch_size: int, rounds: int, limit: float) -> float | None:

@@ -36,7 +36,7 @@ case $action in
     step git -C "${SOURCE:-$here/../..}" archive --format=tar.gz --output="$archive" HEAD
     step "${tpu[@]}" scp "$archive" "$NAME:embedmask.tar.gz" "--zone=$ZONE" --worker=all
     on_all 'mkdir -p embedmask && tar -xzf embedmask.tar.gz -C embedmask'
-    # The machine's own Python may be too old; uv brings one.
+    # uv brings Python 3.11, for machines whose own is older.
     on_all 'cd embedmask && python3 -m venv .uv && .uv/bin/pip install -q uv'
     on_all 'cd embedmask && .uv/bin/uv venv -q --clear --python 3.11 .venv'
     on_all 'cd embedmask && .uv/bin/uv pip install -q --python .venv -e ".[tpu,gcs]"'
