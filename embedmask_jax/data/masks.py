@@ -107,13 +107,11 @@ def pack_runs(runs: ColumnRuns, count: int, view: View) -> PackedMasks:
   height, width = view.canvas
   cells = np.zeros((count, height // CELL, width // CELL), bool)
   _write(cells, runs, CELL, 1 if view.preset.mask_cell == 'any' else 2, 2)
-  num_locations = sum(rows * columns for rows, columns in level_shapes(view.canvas))
-  locations = np.zeros((count, num_locations), bool)
-  first = 0
+  levels = []
   for stride, (rows, columns) in zip(STRIDES, level_shapes(view.canvas), strict=True):
-    level = locations[:, first : first + rows * columns].reshape(-1, rows, columns)
+    level = np.zeros((count, rows, columns), bool)
     _write(level, runs, stride, stride // 2, stride // 2)
-    first += rows * columns
+    levels.append(level.reshape(count, rows * columns))
   lengths = runs.last - runs.first + 1
   area = _sums(runs.owner, lengths, count)
   moments = [
@@ -123,7 +121,7 @@ def pack_runs(runs: ColumnRuns, count: int, view: View) -> PackedMasks:
   centroid = np.stack(moments, axis=1) / np.maximum(area, 1)[:, None]
   return PackedMasks(
     np.packbits(cells, axis=2),
-    np.packbits(locations, axis=1),
+    np.packbits(np.concatenate(levels, axis=1), axis=1),
     area.astype(np.int32),
     centroid.astype(np.float32),
   )
@@ -175,7 +173,10 @@ def _write(
   is_taken = (runs.column - first) % stride <= last - first
   owner, column, top, bottom = (side[is_taken] for side in runs)
   run, row = expand(-((last - top) // stride), (bottom - first) // stride)
-  grid[owner[run], row, (column[run] - first) // stride] = True
+  _, rows, columns = grid.shape
+  start = owner * (rows * columns) + (column - first) // stride
+  # One index is faster than three.
+  grid.reshape(-1)[start[run] + row * columns] = True
 
 
 def _resized_to_view(runs: ColumnRuns, view: View) -> ColumnRuns:

@@ -13,7 +13,7 @@ from embedmask_jax.ops.locations import level_shapes
 
 Arrays = dict[str, np.ndarray]
 
-_STRIP_BYTES = 1 << 17
+_STRIP_BYTES = 1 << 19
 
 
 def empty_batch(batch_size: int, canvas: tuple[int, int], num_instances: int) -> Arrays:
