@@ -8,6 +8,9 @@ Open MPI. Elsewhere, as for several processes on one machine, they are named by
   JAX_NUM_PROCESSES        how many there are
   JAX_PROCESS_ID           which this one is, from 0
 
+Where they share a machine, JAX_LOCAL_DEVICE_IDS gives each its GPUs; without it, each
+takes all of them.
+
 A host that fails leaves at once, and one that vanishes is missed after
 `HEARTBEAT_SECONDS`: either makes the others exit instead of waiting for ever.
 """

@@ -90,7 +90,6 @@ def _sample_losses(
   count = embedding.shape[0]
   chunk = min(chunk, count)
 
-  @jax.checkpoint
   def chunk_losses(args: tuple[Array, ...]) -> Array:
     embedding, margin, instance = args
     log_p = mask_log_probability(
@@ -115,6 +114,8 @@ def _sample_losses(
     targets = unpack_bits(masks[instance], columns)
     return lovasz_hinge(flat(logits), flat(targets), flat(counted))
 
+  # Outside of the condition, whose branches would keep copies of what they read.
+  @jax.checkpoint
   def map_chunk(args: tuple[Array, ...]) -> Array:
     *arrays, valid = args
     zeros = jnp.zeros_like(arrays[0][:, 0])

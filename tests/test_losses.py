@@ -40,12 +40,17 @@ def network_outputs(batch, preset='2021'):
   return apply(tiny_variables(preset=preset), batch)
 
 
-@partial(jax.jit, static_argnames='preset')
-def losses_of(batch, outputs, preset='2021'):
+@partial(jax.jit, static_argnames=('preset', 'mask_chunk'))
+def losses_of(batch, outputs, preset='2021', mask_chunk=8):
   targets = assign_targets(batch, PRESETS[preset])
-  total = normalisers(batch, targets)
   return compute_losses(
-    outputs, targets, batch, total, preset=PRESETS[preset], key=jax.random.key(0)
+    outputs,
+    targets,
+    batch,
+    normalisers(batch, targets),
+    preset=PRESETS[preset],
+    mask_chunk=mask_chunk,
+    key=jax.random.key(0),
   )
 
 
@@ -146,6 +151,25 @@ def test_mask_loss_is_the_sum_over_instances_whatever_the_chunk():
   each = [loss_of(jnp.where(jnp.arange(4) == n, chosen, -1), chunk=2) for n in range(3)]
   for chunk in (1, 3, 8):
     np.testing.assert_allclose(loss_of(chosen, chunk=chunk), np.sum(each), rtol=1e-5)
+
+
+@pytest.mark.parametrize('preset', ['2021', 'adelaidet'])
+def test_more_chunks_of_masks_keep_no_more_for_the_backward_pass(preset):
+  batch = random_batch(0, [CANVAS] * 2, CANVAS, [2, 1], padded_instances=64)
+  model = tiny_model(preset=PRESETS[preset], axis_name=None)
+  inputs = (batch.images, batch.image_size, batch.valid_size)
+  outputs, _ = jax.eval_shape(
+    partial(model.init_with_output, train=True), jax.random.key(0), *inputs
+  )
+
+  def kept_bytes(chunk):
+    def backward(outputs):
+      return jax.vjp(lambda o: losses_of(batch, o, preset, chunk)['mask'], outputs)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(backward, outputs))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+
+  assert kept_bytes(2) < 1.1 * kept_bytes(32)
 
 
 @pytest.mark.parametrize('preset', PRESETS)

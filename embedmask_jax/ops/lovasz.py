@@ -4,6 +4,8 @@ Berman, Triki and Blaschko, "The Lovász-Softmax loss" (arXiv 1705.08790): hinge
 errors sorted in descending order, weighted by the increments of the Jaccard loss.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -63,20 +65,38 @@ def lovasz_hinge(logits: Array, targets: Array, valid: Array | bool = True) -> A
 def _lovasz_extension(errors: Array, targets: Array) -> Array:
   """Returns sum_i e_(i) (J_i - J_(i-1)) over non-negative errors, descending."""
   sorted_keys = jnp.sort(_sort_keys(errors, targets), axis=-1)
-  return _loss(sorted_keys, _jaccard(sorted_keys, errors.dtype), errors.dtype)
+  return _loss(sorted_keys, errors.dtype)
 
 
 def _forward(errors: Array, targets: Array) -> tuple[Array, Array]:
   """Returns the loss and its gradient with respect to the errors.
 
-  Sorting one integer per pixel costs an eighth of sorting (error, index) pairs
-  on a CPU; the rank of a pixel is found again by binary search. Pixels with
-  equal error and target share the weight of their places, so that the gradient
-  does not depend on the order of the pixels.
+  Pixels with equal error and target share the weight of their places, so that the
+  gradient does not depend on the order of the pixels.
   """
-  keys = _sort_keys(errors, targets)
+  loss, weights = jax.lax.platform_dependent(
+    _sort_keys(errors, targets),
+    cpu=partial(weights_by_search, dtype=errors.dtype),
+    default=partial(weights_by_sorting, dtype=errors.dtype),
+  )
+  return loss, jnp.where(errors > 0, weights, 0)
+
+
+def weights_by_search(keys: Array, *, dtype: jnp.dtype) -> tuple[Array, Array]:
+  """The loss of each row, and each pixel's share of the Jaccard loss.
+
+  For CPUs, where sorting one integer per pixel costs an eighth of sorting (error,
+  index) pairs: the rank of a pixel is found again by binary search.
+
+  Args:
+    keys: of `_sort_keys`, [..., pixels].
+    dtype: of the errors.
+
+  Returns:
+    Both of `dtype`, [...] and [..., pixels].
+  """
   sorted_keys = jnp.sort(keys, axis=-1)
-  jaccard = _jaccard(sorted_keys, errors.dtype)
+  jaccard = _jaccard(sorted_keys, dtype)
 
   def ranks(side: str) -> Array:
     search = jnp.vectorize(
@@ -88,8 +108,32 @@ def _forward(errors: Array, targets: Array) -> tuple[Array, Array]:
   growth = jnp.take_along_axis(jaccard, first, -1) - jnp.take_along_axis(
     jaccard, last, -1
   )
-  gradient = jnp.where(errors > 0, growth / (last - first), 0)
-  return _loss(sorted_keys, jaccard, errors.dtype), gradient.astype(errors.dtype)
+  return _loss(sorted_keys, dtype), (growth / (last - first)).astype(dtype)
+
+
+def weights_by_sorting(keys: Array, *, dtype: jnp.dtype) -> tuple[Array, Array]:
+  """As `weights_by_search`, without a gather: for GPUs and TPUs.
+
+  Pixels are sorted along with their keys, and their shares sorted back.
+  """
+  places = jnp.broadcast_to(jnp.arange(keys.shape[-1]), keys.shape)
+  sorted_keys, pixels = jax.lax.sort((keys, places), num_keys=1, is_stable=False)
+  is_new = sorted_keys[..., 1:] != sorted_keys[..., :-1]
+  edge = jnp.ones((*keys.shape[:-1], 1), bool)
+  is_first = jnp.concatenate([edge, is_new], axis=-1)
+  is_last = jnp.concatenate([is_new, edge], axis=-1)
+  jaccard = _jaccard(sorted_keys, dtype)
+  axis = keys.ndim - 1
+  # From the ends of each run of equal keys to all of it. The Jaccard loss descends.
+  before = jax.lax.cummin(jnp.where(is_first, jaccard[..., :-1], jnp.inf), axis)
+  after = jax.lax.cummax(
+    jnp.where(is_last, jaccard[..., 1:], -jnp.inf), axis, reverse=True
+  )
+  first = jax.lax.cummax(jnp.where(is_first, places, 0), axis)
+  last = jax.lax.cummin(jnp.where(is_last, places, keys.shape[-1]), axis, reverse=True)
+  shares = ((before - after) / (last + 1 - first)).astype(dtype)
+  _, weights = jax.lax.sort((pixels, shares), num_keys=1, is_stable=False)
+  return _loss(sorted_keys, dtype), weights
 
 
 def _backward(gradient: Array, cotangent: Array) -> tuple[Array, None]:
@@ -127,6 +171,6 @@ def _jaccard(sorted_keys: Array, dtype: jnp.dtype) -> Array:
   return jnp.pad(jaccard, [(0, 0)] * (jaccard.ndim - 1) + [(0, 1)])
 
 
-def _loss(sorted_keys: Array, jaccard: Array, dtype: jnp.dtype) -> Array:
+def _loss(sorted_keys: Array, dtype: jnp.dtype) -> Array:
   errors = jax.lax.bitcast_convert_type(sorted_keys & ~1, dtype)
-  return -jnp.sum(errors * jnp.diff(jaccard, axis=-1), axis=-1)
+  return -jnp.sum(errors * jnp.diff(_jaccard(sorted_keys, dtype), axis=-1), axis=-1)

@@ -3,23 +3,22 @@
   python experiments/benchmarks/data_pipeline.py --annotations=A.json --images=DIR
     [--count=64] [--rounds=3]
 
-Short side 800, long side 1333. In one run and in turn: decoding and resizing alone with
-Pillow; the whole pipeline in one thread (flip, rasterised masks, packed batches);
-the whole pipeline with threads, and with worker processes.
+Short side 800, long side 1333. In one run and in turn, of the same images: decoding and
+resizing alone with Pillow; the whole pipeline in one thread (flip, rasterised masks,
+packed batches); the whole pipeline with threads, and with worker processes.
 """
 
 import argparse
 import io
 import itertools
 from collections.abc import Generator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 from timing import add_arguments, measure, print_machine, ratio, show_times
 
-from embedmask_jax.data.pipeline import train_batches
+from embedmask_jax.data.pipeline import train_batches, train_plan
 from embedmask_jax.data.source import open_source
 from embedmask_jax.data.transforms import Arrays
 from embedmask_jax.data.views import resize_sizes
@@ -40,39 +39,38 @@ def main() -> None:
   source = open_source(arguments.annotations, arguments.images)
   sizes = resize_sizes(source.sizes, SHORT_SIDE, LONG_SIDE)
 
+  settings = {
+    'seed': 0,
+    'short_sides': (SHORT_SIDE,),
+    'long_side': LONG_SIDE,
+    'flip_probability': 0.5,
+    'instance_ladder': (8, 16, 32, 64, 128, 256, 512),
+  }
+
   def open_stream(workers: int, prefetch: int) -> Stream:
     return train_batches(
-      source,
-      seed=0,
-      batch_size=1,
-      short_sides=(SHORT_SIDE,),
-      long_side=LONG_SIDE,
-      flip_probability=0.5,
-      instance_ladder=(8, 16, 32, 64, 128, 256, 512),
-      workers=workers,
-      prefetch=prefetch,
+      source, batch_size=1, workers=workers, prefetch=prefetch, **settings
     )
 
-  def read(stream: Stream) -> list[int]:
-    """The positions in the source of the next `count` images."""
-    return [
-      int(arrays['image_index'][0])
-      for _, arrays in itertools.islice(stream, arguments.count)
-    ]
-
-  with closing(open_stream(0, 0)) as stream:
-    indices = read(stream)
+  plan = train_plan(source, batch_size=1, **settings)
+  steps = itertools.count()
 
   def decode_and_resize() -> None:
-    for index in indices:
+    for step in itertools.islice(steps, arguments.count):
+      index = plan[step].rows[0].index
       path = Path(arguments.images) / source.file_names[index]
       image = Image.open(io.BytesIO(path.read_bytes())).convert('RGB')
       height, width = sizes[index].tolist()
       image.resize((width, height), Image.Resampling.BILINEAR)
 
+  def read(stream: Stream) -> None:
+    for _ in itertools.islice(stream, arguments.count):
+      pass
+
   print_machine()
-  instances = int(source.instance_counts[indices].sum())
-  print(f'{len(indices)} images, {instances} instances')
+  indices = [plan[step].rows[0].index for step in range(arguments.count)]
+  instances = source.instance_counts[indices].mean()
+  print(f'{arguments.count} images a round, {instances:.1f} instances an image')
   kinds = {
     'one thread': (0, 0),
     'threads': (0, 2),
@@ -86,7 +84,7 @@ def main() -> None:
   for stream in streams.values():
     stream.close()
   show_times(
-    seconds, arguments.plot, f'{len(indices)} images of COCO, decoded and resized'
+    seconds, arguments.plot, f'{arguments.count} images of COCO, decoded and resized'
   )
   base, *pipelines = seconds
   for name in pipelines:

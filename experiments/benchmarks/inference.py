@@ -61,8 +61,8 @@ def main() -> None:
   )
   sizes = (batch.image_size, batch.valid_size, batch.original_size)
 
-  features = jnp.ones((arguments.batch_size, 100, 168, 256), outputs.centerness.dtype)
-  kernel = jnp.ones((3, 3, 256, 256))
+  features = jnp.ones((arguments.batch_size, 100, 168, 256), arguments.dtype)
+  kernel = jnp.ones((3, 3, 256, 256), arguments.dtype)
   convolution = jax.jit(
     lambda x, k: jax.lax.conv_general_dilated(
       x, k, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')

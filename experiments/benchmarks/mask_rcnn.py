@@ -25,11 +25,20 @@ CANDIDATES = 1000
 
 
 def make_model() -> Any:
-  """The network, its boxes and scores in float32 as in bfloat16 deployments."""
+  """The network, its anchors, boxes and scores in float32 as deployments have them."""
   model = torchvision.models.detection.maskrcnn_resnet50_fpn(
-    weights=None, weights_backbone=None, num_classes=NUM_CLASSES, _skip_resize=True
+    weights=None, weights_backbone=None, num_classes=NUM_CLASSES
   )
   model = model.eval().cuda().to(memory_format=torch.channels_last)
+  # Images come in the size of the network.
+  model.transform.resize = lambda image, target=None: (image, target)
+  # Anchors take the type of the features, of which they read nothing but the shape.
+  model.rpn.anchor_generator.register_forward_pre_hook(
+    lambda module, inputs: (
+      inputs[0],
+      [torch.empty(x.shape, device=x.device) for x in inputs[1]],
+    )
+  )
   predictor = model.roi_heads.box_predictor
   for layer in (model.rpn.head.bbox_pred, predictor.bbox_pred):
     torch.nn.init.normal_(layer.weight, std=1e-5)

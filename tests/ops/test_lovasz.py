@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from embedmask_jax.ops import lovasz
 from embedmask_jax.ops.lovasz import logit_from_log_probability, lovasz_hinge
 
 
@@ -74,3 +75,16 @@ def test_logits_and_gradients_are_finite_at_both_ends():
   np.testing.assert_allclose(logits[2:4], [6.907255, -4.993239], rtol=1e-6)
   gradient = jax.grad(lambda x: logit_from_log_probability(x).sum())(log_p)
   assert np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize('positive_share', [0.0, 0.3, 1.0])
+def test_both_ways_of_finding_the_weights_agree(positive_share):
+  rng = np.random.default_rng(3)
+  # Many of them tie.
+  errors = jnp.asarray(np.maximum(rng.integers(-8, 9, (4, 300)) / 4, 0), jnp.float32)
+  targets = jnp.asarray(rng.random((4, 300)) < positive_share)
+  keys = lovasz._sort_keys(errors, targets)
+  searched = lovasz.weights_by_search(keys, dtype=errors.dtype)
+  in_order = lovasz.weights_by_sorting(keys, dtype=errors.dtype)
+  for one, other in zip(searched, in_order, strict=True):
+    np.testing.assert_array_equal(one, other)
