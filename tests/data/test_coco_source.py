@@ -332,7 +332,9 @@ def test_missing_files(tmp_path):
   images = [image(i, f'{i}.png') for i in range(8)]
   path = save_json(tmp_path / 'gt.json', images, [])
   save_image(tmp_path / '0.png')
-  with pytest.raises(UserError, match=r'7 of 8 images.*1\.png.*5\.png, \.\.\.'):
+  with pytest.raises(
+    UserError, match=r'7 of 8 images.*1\.png.*5\.png, \.\.\.;.*check-data names'
+  ):
     CocoSource(path, tmp_path)
   with pytest.raises(UserError, match=r"folder '.*nowhere' does not exist"):
     CocoSource(path, tmp_path / 'nowhere')
