@@ -47,6 +47,7 @@ COMMANDS = {
   'replay': 'replay',
   'check-data': 'check_data',
   'prepare': 'prepare',
+  'split': 'split',
   'info': 'info',
 }
 

@@ -1,11 +1,11 @@
 """The commands `import` and `export`: between files of others and our checkpoints."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import optax
 from absl import logging
+from ml_collections import ConfigDict
 
 from embedmask_jax.checkpoint import Metadata, StoredCheckpoint, list_steps
 from embedmask_jax.checkpoint_writer import CheckpointWriter
@@ -21,7 +21,9 @@ from embedmask_jax.weights.files import write_torch
 from embedmask_jax.weights.report import WeightReport
 
 
-def run_import(weights: str | Path, config: Any, output: str | Path) -> WeightReport:
+def run_import(
+  weights: str | Path, config: ConfigDict, output: str | Path
+) -> WeightReport:
   """Writes a weight file of others as a checkpoint of ours, with the account.
 
   Args:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import logging
+from ml_collections import ConfigDict
 
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.scenes import generate_scenes
@@ -12,7 +13,7 @@ from embedmask_jax.errors import UserError
 from embedmask_jax.presets import PRESETS, Preset
 
 
-def open_train_source(data: Any, preset: Preset) -> ImageSource:
+def open_train_source(data: ConfigDict, preset: Preset) -> ImageSource:
   """Opens what `config.data` trains on; its categories become the classes.
 
   Args:
@@ -34,7 +35,7 @@ def open_train_source(data: Any, preset: Preset) -> ImageSource:
 
 
 def open_eval_source(
-  data: Any, categories: Sequence[tuple[int, str]]
+  data: ConfigDict, categories: Sequence[tuple[int, str]]
 ) -> ImageSource | None:
   """Opens what `config.data` evaluates on, or returns None where nothing is named.
 
@@ -68,7 +69,7 @@ def log_evaluation_data(source: ImageSource) -> None:
   )
 
 
-def train_settings(config: Any) -> dict[str, Any]:
+def train_settings(config: ConfigDict) -> dict[str, Any]:
   """The arguments of `train_batches` but for the source and the first step."""
   data = config.data
   return {
@@ -79,7 +80,7 @@ def train_settings(config: Any) -> dict[str, Any]:
   }
 
 
-def plan_settings(config: Any) -> dict[str, Any]:
+def plan_settings(config: ConfigDict) -> dict[str, Any]:
   """The arguments of `train_plan` but for the source."""
   data = config.data
   return {
@@ -97,7 +98,7 @@ def plan_settings(config: Any) -> dict[str, Any]:
   }
 
 
-def view_settings(config: Any) -> dict[str, Any]:
+def view_settings(config: ConfigDict) -> dict[str, Any]:
   """The arguments of `EvalPlan` but for the sizes and the batch size."""
   return {
     'short_side': config.data.eval_short_side,
@@ -109,8 +110,8 @@ def view_settings(config: Any) -> dict[str, Any]:
 
 
 def _open(
-  data: Any,
-  part: Any,
+  data: ConfigDict,
+  part: ConfigDict,
   categories: Sequence[tuple[int, str]] | None = None,
   preset: Preset = PRESETS['2021'],
 ) -> ImageSource:
@@ -124,7 +125,7 @@ def _open(
 
 
 def _open_scenes(
-  data: Any,
+  data: ConfigDict,
   num_images: int,
   seed: int,
   categories: Sequence[tuple[int, str]] | None = None,

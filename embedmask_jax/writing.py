@@ -49,6 +49,18 @@ def replace_text(path: Path, text: str) -> None:
     raise
 
 
+def remove_json(path: Path) -> None:
+  """Removes a file that `write_json` would replace, if there is one.
+
+  Raises:
+    UserError: it cannot be removed.
+  """
+  path = Path(os.path.realpath(path))
+  with failures_told(path):
+    if path.is_file():
+      path.unlink()
+
+
 def write_json(path: Path, content: object, *, indent: int | None = None) -> None:
   """Writes a JSON file in one go, see `replace_text`.
 

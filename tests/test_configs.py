@@ -3,11 +3,12 @@
 import dataclasses
 import importlib
 import json
-from pathlib import Path
+import re
 
 import pytest
+from pages import ROOT, blocks
 
-from configs import base, custom, nuclei, nuclei_adelaidet, quickstart
+from configs import base, custom, nuclei, nuclei_adelaidet, quickstart, small
 from embedmask_jax.config import (
   FIELDS,
   check_names,
@@ -17,13 +18,11 @@ from embedmask_jax.config import (
   to_json,
   validate_config,
 )
-from embedmask_jax.config_reading import stored_or_given_config
+from embedmask_jax.config_reading import required_config, stored_or_given_config
 from embedmask_jax.errors import UserError
 from embedmask_jax.optim import OptimSettings, scale_to_batch
 
-CONFIGS = sorted(
-  path.stem for path in (Path(__file__).parents[1] / 'configs').glob('[a-z]*.py')
-)
+CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('[a-z]*.py'))
 
 PAPER = {
   'model.preset': '2021',
@@ -193,6 +192,38 @@ def test_small_configs_differ_from_the_papers_in_these_values(module, values):
   config = module.get_config()
   assert set(differences(base.get_config(), config)) == set(values)
   assert {field: flatten(config)[field] for field in values} == values
+
+
+def test_the_page_lists_the_fields_that_go_with_a_preset():
+  table = (ROOT / 'docs' / 'presets.md').read_text().split('| `model.preset` |')[1]
+  found = {}
+  for row in table.split('\n\n')[0].splitlines()[2:]:
+    _, presets, fields = row.split('|', 2)
+    flags = [f'--config.{field}' for field in re.findall(r'`(\S+=\S+)`', fields)]
+    config = stored_or_given_config(base.get_config(), flags)
+    fields = {
+      name: flatten(config)[name] for name in differences(base.get_config(), config)
+    }
+    for preset in re.findall(r'`(\w+)`', presets):
+      found[preset] = fields
+  assert found.pop('2019_released') == found['2019']
+  assert {
+    preset: {'model.preset': preset, **fields} for preset, fields in found.items()
+  } == {**GENERATIONS, '2021': {'model.preset': '2021'}}
+
+
+def test_the_config_of_ones_own_that_the_page_shows(tmp_path, monkeypatch):
+  [shown] = [
+    block.text
+    for block in blocks((ROOT / 'docs' / 'configs.md').read_text())
+    if block.language == 'python'
+  ]
+  (tmp_path / 'cells.py').write_text(shown)
+  monkeypatch.chdir(tmp_path)
+  _, config = required_config(['--config=cells.py'])
+  assert set(differences(small.get_config(), config)) == set(
+    re.findall(r'config\.(\w+\.\w+) =', shown)
+  )
 
 
 def test_nuclei_with_another_preset_is_what_was_compared():

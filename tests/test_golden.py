@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from golden_set import GoldenSet
 from golden_table import TOLERANCES, Report, error_of
+from shared_data import SHARED
 
 FOLDERS = Path(__file__).resolve().parent / 'golden'
-SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'golden'
 PRESETS = ('2019', '2020', '2021', 'adelaidet')
 LOCAL = FOLDERS / '2021'
 QUICK = (
@@ -80,7 +80,7 @@ def test_long_records(preset, check):
 @pytest.mark.optimised
 @pytest.mark.parametrize('check', OF_PUBLIC)
 def test_public_records(check):
-  folder = SHARED / '2021' / 'public'
+  folder = SHARED / 'golden' / '2021' / 'public'
   if not folder.is_dir():
     pytest.skip(f'{folder} is not there')
   check_in_a_process(folder, check)

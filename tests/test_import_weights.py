@@ -6,6 +6,7 @@ import golden_rule
 import jax
 import numpy as np
 import pytest
+from shared_data import SHARED
 
 from configs import base
 from embedmask_jax import import_weights
@@ -22,7 +23,6 @@ from embedmask_jax.weights.places import to_theirs
 from embedmask_jax.weights.tree import get_leaf, leaf_paths
 
 GOLDEN = Path(__file__).resolve().parent / 'golden' / '2021'
-SHARED = Path(__file__).resolve().parents[2] / 'shared'
 WIDTH, CHANNELS, CLASSES = 4, 32, 3
 # Tensors of theirs that carry no weight.
 COUNTERS = ('num_batches_tracked', 'mask_pred._iter', 'mask_pred.sizes_of_interest')

@@ -52,10 +52,14 @@ FORBIDDEN = {
 }
 # Where a config is a ConfigDict (checkpoints carry it); all else takes plain arguments.
 CONFIG_AWARE = (
+  'check.data_check',
+  'check.step_size',
   'checkpoint',
   'compile_ahead',
   'config',
   'config_reading',
+  'convert',
+  'datasets',
   'evaluate',
   'evaluation_folder',
   'export',
@@ -111,6 +115,11 @@ def complaints(module: str, source: str) -> list[str]:
   if not under(module, CONFIG_AWARE):
     not_below = ('configs', 'ml_collections')
     found += [f'{module} -> {name}' for name in names if under(name, not_below)]
+    found += [
+      f'{module} takes a config in line {node.lineno}'
+      for node in ast.walk(tree)
+      if isinstance(node, ast.arg) and node.arg == 'config'
+    ]
   found += [f'{module} -> {name}' for name in names if under(name, ('tensorflow',))]
   found += [
     f'{module} -> {name} when loaded'
@@ -163,6 +172,7 @@ def test_every_layer_with_a_rule_exists():
     ('data.masks', 'from embedmask_jax.structures import Batch'),
     ('data.masks', 'from embedmask_jax.ops.boxes import box_iou'),
     ('train_step', 'from configs import base'),
+    ('train_step', 'def f(config: Any):\n  pass'),
     ('metrics.writer', 'def f():\n  import tensorflow as tf'),
     ('weights.authors', 'if True:\n  import torch'),
   ],

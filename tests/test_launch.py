@@ -1,6 +1,7 @@
 """The launch scripts: what they would run, and how they end."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,14 @@ def test_shellcheck_has_nothing_to_say():
     check=False,
   )
   assert result.returncode == 0, result.stdout
+
+
+def test_scripts_keep_to_the_bash_of_macos():
+  """Version 3.2; in later ones, `BASH_COMPAT` below takes back some of the rest."""
+  later = re.compile(r'@[A-Za-z]\}|[\^,]\}|declare -[An]|mapfile|readarray|wait -n|&>>')
+  assert later.search('"${*@Q}"')
+  for script in FOLDER.glob('*.sh'):
+    assert not later.search(script.read_text()), script.name
 
 
 @pytest.mark.parametrize(
@@ -208,9 +217,10 @@ def test_jobset_is_what_the_cluster_takes():
     'CHIPS_PER_HOST': '4',
     'CLAIM': 'disk',
   }
-  manifest = yaml.safe_load(
-    launch('gke_jobset.sh', '--dry-run', *RUN, '--config.train.steps=7', **environment)
-  )
+  call = ('gke_jobset.sh', '--dry-run', *RUN, '--config.train.steps=7')
+  printed = launch(*call, **environment)
+  assert launch(*call, **environment, BASH_COMPAT='3.2') == printed
+  manifest = yaml.safe_load(printed)
   assert manifest['apiVersion'] == 'jobset.x-k8s.io/v1alpha2'
   assert (manifest['kind'], manifest['metadata']) == ('JobSet', {'name': 'em'})
   assert manifest['spec'].keys() == {'failurePolicy', 'replicatedJobs'}

@@ -3,13 +3,13 @@ import copy
 import io
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from shared_data import SHARED
 
 from embedmask_jax.errors import UserError
 from embedmask_jax.metrics import coco
@@ -21,7 +21,6 @@ from embedmask_jax.metrics.results import (
   unpack_masks,
 )
 
-SHARED = Path(__file__).resolve().parents[2] / 'shared'
 CROSSCHECK = SHARED / 'data' / 'coco_eval_crosscheck'
 TRUTH = CROSSCHECK / 'instances_val2014_100.json'
 needs_crosscheck = pytest.mark.skipif(not CROSSCHECK.exists(), reason='no shared data')

@@ -3,18 +3,16 @@
 import dataclasses
 import itertools
 from collections import Counter
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from shared_data import SHARED
 
 from embedmask_jax import optim
 from embedmask_jax.errors import UserError
-
-SHARED = Path(__file__).resolve().parents[2] / 'shared'
 
 PAPER = optim.OptimSettings(
   name='sgd',

@@ -21,6 +21,7 @@ from golden_rule import NUM_CLASSES, formula_image
 from golden_set import FIELDS, GoldenSet, by_level
 from golden_table import NOISE
 from PIL import Image
+from shared_data import SHARED
 
 from embedmask_jax.data.canvases import Canvas
 from embedmask_jax.data.coco_source import CocoSource
@@ -43,7 +44,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.optimised]
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = GoldenSet(ROOT / 'tests' / 'golden' / '2021')
-PHOTOGRAPHS = ROOT.parent / 'shared' / 'data' / 'coco_subset'
+PHOTOGRAPHS = SHARED / 'data' / 'coco_subset'
 
 SEED = 41
 SIZES = np.asarray([(426, 640), (640, 480), (313, 640)])  # As stored.

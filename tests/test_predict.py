@@ -336,6 +336,30 @@ def test_a_second_run_leaves_no_instances_of_the_first(stored, config, tmp_path)
     assert {path.name for path in folder.iterdir()} == {'001-bar.png', 'mine.png'}
 
 
+def test_an_interrupted_run_leaves_no_results_of_the_one_before(
+  stored, config, tmp_path, monkeypatch
+):
+  images, output = tmp_path / 'in', tmp_path / 'out'
+  for number in range(3):
+    save(images / f'{number}.png', 200)
+  results = [output / name for name in ('predictions.json', 'instances.json')]
+  run(stored, config, images, output, save=('overlay', 'coco'))
+  # What is not asked for may be of somebody else.
+  with pytest.raises(UserError, match='score_threshold'):
+    run(stored, config, images, output, 7.0)
+  run(stored, config, images, output)
+  assert all(path.is_file() for path in results)
+
+  def interrupted(self, raw):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(Predictor, 'finish', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    run(stored, config, images, output, save=('overlay', 'coco'))
+  assert not any(path.exists() for path in results)
+  assert (output / '0.png').is_file()
+
+
 def test_files_are_found_by_name_folder_pattern_and_list(tmp_path, monkeypatch, caplog):
   caplog.set_level('INFO')
   for name in ('b/2.png', 'b/1.jpg', 'b/c/3.png', 'b/notes.txt', 'x.mp4'):

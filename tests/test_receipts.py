@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from shared_data import SHARED
 
 from embedmask_jax import command_line, main
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT.parent / 'shared' / 'data'
+DATA = SHARED / 'data'
 
 pytestmark = [
   pytest.mark.slow,

@@ -1,9 +1,9 @@
 """A data set looked at from end to end before it is trained on."""
 
 from pathlib import Path
-from typing import Any
 
 from absl import logging
+from ml_collections import ConfigDict
 
 from embedmask_jax.check.assignment import represent
 from embedmask_jax.check.bounds import check_ground_truth, check_representation
@@ -18,7 +18,11 @@ from embedmask_jax.presets import PRESETS
 
 
 def check_data(
-  source: ImageSource, config: Any, *, folders: str = '', output: Path | None = None
+  source: ImageSource,
+  config: ConfigDict,
+  *,
+  folders: str = '',
+  output: Path | None = None,
 ) -> Report:
   """Looks at files, annotations, targets, training steps and scores of a data set.
 

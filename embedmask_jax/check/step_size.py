@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from embedmask_jax.check.findings import Finding, Section
 from embedmask_jax.data.image_source import ImageSource
@@ -35,7 +36,7 @@ def make_plan(source: ImageSource, settings: dict[str, Any]) -> TrainPlan:
   )
 
 
-def check_steps(source: ImageSource, plan: TrainPlan, config: Any) -> Section:
+def check_steps(source: ImageSource, plan: TrainPlan, config: ConfigDict) -> Section:
   """Looks at the first 200 batches of training, or a whole epoch if that is less.
 
   Args:
@@ -87,7 +88,9 @@ def _sorted(counts: Counter) -> dict:
   return dict(sorted(counts.items()))
 
 
-def step_bytes(config: Any, num_classes: int, batch: BatchPlan) -> dict[str, int]:
+def step_bytes(
+  config: ConfigDict, num_classes: int, batch: BatchPlan
+) -> dict[str, int]:
   """Bytes of a training step on one device, counted from the shapes of arrays.
 
   Counted are: `state`, the parameters, their gradients and the optimiser's moments

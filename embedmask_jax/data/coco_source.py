@@ -149,7 +149,10 @@ def _missing(
   missing: Sequence[str], count: int, folders: Sequence[str], annotations: str
 ) -> UserError:
   shown = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
+  remedy = 'check the images folder(s)'
+  if len(missing) < count:
+    remedy += ' or take them out of the JSON (embedmask check-data names them all)'
   return UserError(
     f'{len(missing)} of {count} images of {annotations} are not in '
-    f'{", ".join(folders)}: {shown}; check the images folder(s)'
+    f'{", ".join(folders)}: {shown}; {remedy}'
   )

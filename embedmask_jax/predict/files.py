@@ -26,7 +26,7 @@ from embedmask_jax.predict.video import (
   VideoWriter,
   load_av,
 )
-from embedmask_jax.writing import write_json
+from embedmask_jax.writing import remove_json, write_json
 
 # That read and resize, and as many that draw and write.
 THREADS = 4
@@ -96,6 +96,11 @@ def predict_files(
     tile=tile,
     overlap=overlap,
   )
+  predictions, instances = folder / 'predictions.json', folder / 'instances.json'
+  # Written last: until then, those of an earlier run would stand beside new files.
+  remove_json(predictions)
+  if COCO in save:
+    remove_json(instances)
   summary = Summary(paths, max_detections=predictor.max_detections)
   names = output_names(paths)
   run = FileRun(predictor, files, folder, names, summary, threads)
@@ -105,10 +110,10 @@ def predict_files(
     if is_video(path):
       run.video(path)
   results = summary.results()
-  write_json(folder / 'predictions.json', results)
+  write_json(predictions, results)
   if COCO in save:
     data_set = coco_data_set(summary.images(), results, stored.metadata.categories)
-    write_json(folder / 'instances.json', data_set)
+    write_json(instances, data_set)
   summary.report(folder, seconds=time.perf_counter() - started)
   return [path.name for path in summary.unreadable]
 

@@ -16,8 +16,10 @@ source "$here/step.sh"
 [[ -n ${TOPOLOGY:-} && -n ${HOSTS:-} && -n ${CHIPS_PER_HOST:-} ]] || usage
 [[ -n ${CLAIM:-} ]] || usage
 
-# YAML's single quotes: one within is written twice.
-arguments=$(printf "                - '%s'\n" "${@//\'/\'\'}")
+# YAML's single quotes: one within is written twice. In a variable, since versions of
+# bash differ in what a backslash before it means there.
+quote="'"
+arguments=$(printf "                - '%s'\n" "${@//$quote/$quote$quote}")
 manifest="apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:

@@ -32,6 +32,8 @@ for ((i = 0; i < processes; i++)); do
   fi
 done
 
+# Before bash 4.4 a list without entries is an unset one.
+! $is_dry_run || exit 0
 status=0
 for process in "${started[@]}"; do
   await "$process" && found=0 || found=$?

@@ -24,7 +24,7 @@ options=(
 
 run=("${PYTHON:-python}" -m embedmask_jax.main "$@")
 # srun does not take the number of cores from the job.
-script="srun --cpus-per-task=$cores ${run[*]@Q}
+script="srun --cpus-per-task=$cores $(quoted "${run[@]}")
 status=\$?
 [ \$status -ne $retry ] || scontrol requeue \$SLURM_JOB_ID
 exit \$status"

@@ -1,5 +1,5 @@
 # Sourced by the scripts here: --dry-run as their first argument prints what they
-# would run, ready to be pasted, and runs nothing.
+# would run, ready to be pasted, and runs nothing. All keep to bash 3.2, macOS's own.
 # shellcheck shell=bash
 set -euo pipefail
 
@@ -9,9 +9,15 @@ if [[ ${1:-} == --dry-run ]]; then
   shift
 fi
 
+quoted() { # WORD...; in one line, as a shell reads them
+  local words
+  printf -v words '%q ' "$@"
+  printf '%s\n' "${words% }"
+}
+
 step() { # COMMAND...
   if $is_dry_run; then
-    echo "${*@Q}"
+    quoted "$@"
   else
     "$@"
   fi

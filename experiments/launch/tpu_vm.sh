@@ -43,7 +43,7 @@ case $action in
     ;;
   run)
     [[ $# -ge 1 ]] || usage
-    train=".venv/bin/python -m embedmask_jax.main ${*@Q}"
+    train=".venv/bin/python -m embedmask_jax.main $(quoted "$@")"
     on_all "cd embedmask && until $train; do s=\$?; [ \$s -eq $retry ] || exit \$s; done"
     ;;
   collect)

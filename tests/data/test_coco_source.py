@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from coco_files import (
 )
 from PIL import Image
 from pycocotools import mask as coco_mask
+from shared_data import SHARED
 
 from embedmask_jax.data.coco_source import CocoSource
 from embedmask_jax.data.source import open_source
@@ -332,7 +332,9 @@ def test_missing_files(tmp_path):
   images = [image(i, f'{i}.png') for i in range(8)]
   path = save_json(tmp_path / 'gt.json', images, [])
   save_image(tmp_path / '0.png')
-  with pytest.raises(UserError, match=r'7 of 8 images.*1\.png.*5\.png, \.\.\.'):
+  with pytest.raises(
+    UserError, match=r'7 of 8 images.*1\.png.*5\.png, \.\.\.;.*check-data names'
+  ):
     CocoSource(path, tmp_path)
   with pytest.raises(UserError, match=r"folder '.*nowhere' does not exist"):
     CocoSource(path, tmp_path / 'nowhere')
@@ -349,10 +351,10 @@ def test_an_image_that_goes_away_is_named(tmp_path):
     source[1]
 
 
-SHARED = Path(__file__).resolve().parents[3] / 'shared' / 'data'
+DATA = SHARED / 'data'
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason='no ../shared')
+@pytest.mark.skipif(not DATA.is_dir(), reason='no ../shared')
 @pytest.mark.parametrize(
   ('annotations', 'images', 'crowds'),
   [
@@ -363,8 +365,8 @@ SHARED = Path(__file__).resolve().parents[3] / 'shared' / 'data'
   ],
 )
 def test_real_data(annotations, images, crowds):
-  content = json.loads((SHARED / annotations).read_text())
-  source = open_source(SHARED / annotations, SHARED / images)
+  content = json.loads((DATA / annotations).read_text())
+  source = open_source(DATA / annotations, DATA / images)
   report = source.report
   left_out = {words: len(ids) for words, ids in report.left_out.items()}
   assert len(source) == len(content['images'])

@@ -1,17 +1,16 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from coco_files import encode_mask as encode
 from mask_twin import decode, network_mask, packed
+from shared_data import SHARED
 
 from embedmask_jax.data.annotations import clip_boxes
 from embedmask_jax.data.masks import pack_masks, rasterize_polygons
 from embedmask_jax.data.views import View, whole_view
 from embedmask_jax.ops.locations import locations
 
-SHARED = Path(__file__).resolve().parents[3] / 'shared'
 GOLDEN = SHARED / 'golden' / '2021' / 'public'
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason='no ../shared')
 

@@ -1,10 +1,10 @@
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
 from coco_files import disc, encode_mask, noise
 from PIL import Image
+from shared_data import SHARED
 
 from embedmask_jax.data.image_source import ImageRecord
 from embedmask_jax.data.masks import pack_masks
@@ -18,7 +18,6 @@ from embedmask_jax.data.transforms import (
 from embedmask_jax.data.views import View, whole_view
 from embedmask_jax.structures import Batch
 
-SHARED = Path(__file__).resolve().parents[3] / 'shared'
 UNIT = SHARED / 'golden' / '2021' / 'public' / 'unit.npz'
 
 

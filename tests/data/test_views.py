@@ -1,11 +1,9 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
+from shared_data import SHARED
 
 from embedmask_jax.data.views import View, resize_sizes, round_up, whole_view
 
-SHARED = Path(__file__).resolve().parents[3] / 'shared'
 UNIT = SHARED / 'golden' / '2021' / 'public' / 'unit.npz'
 
 
