@@ -292,6 +292,36 @@ def test_cityscapes_groups_and_covered_objects(tmp_path, capsys):
   assert not mask[15, 18]  # and the group
 
 
+@pytest.mark.parametrize('name', FORMATS)
+def test_what_a_mac_adds_to_archives_is_left_alone(tmp_path, name, capsys):
+  root = tmp_path / 'data'
+  arguments, _ = FORMATS[name](root)
+  for path in [*root.rglob('*')]:
+    aside = path.parent / '__MACOSX'
+    aside.mkdir(exist_ok=True)
+    if path.is_file():
+      for twin in (aside / path.name, path.with_name(f'._{path.name}')):
+        twin.write_bytes(b'of a Mac')
+  assert prepare(tmp_path, name, arguments)[0] == 0
+  assert 'images: 3 in, 3 out\nentries: 3 in, 3 out' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['labelme', 'yolo', 'yolo names'])
+def test_a_byte_order_mark_is_no_text(tmp_path, name):
+  """Editors of Windows put one before UTF-8."""
+  arguments, _ = FORMATS[name.split()[0]](tmp_path)
+  if name == 'yolo names':
+    (tmp_path / 'names.txt').write_text('cat\ndog\n')
+    arguments[-1] = f'--names={tmp_path}/names.txt'
+  for path in tmp_path.rglob('*'):
+    if path.suffix in ('.json', '.yaml', '.txt'):
+      path.write_text(path.read_text(), encoding='utf-8-sig')
+  status, output = prepare(tmp_path, name, arguments)
+  assert status == 0
+  names = [entry['name'] for entry in json.loads(output.read_text())['categories']]
+  assert names == ['cat', 'dog']
+
+
 def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch, capsys):
   arguments, _ = write_yolo(tmp_path)
   read, seen = YoloLabels.read, []

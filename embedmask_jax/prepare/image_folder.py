@@ -12,7 +12,7 @@ from PIL import Image
 from embedmask_jax.data.coco_source import read_image_file
 from embedmask_jax.data.decode import open_rgb, stored_form
 from embedmask_jax.errors import UserError
-from embedmask_jax.image_files import SUFFIXES
+from embedmask_jax.image_files import SUFFIXES, is_hidden
 
 # Of what `read_label_image` reads.
 LABEL_SUFFIXES = ('.png', '.tif', '.tiff', '.bmp')
@@ -39,7 +39,7 @@ class ImageFolder:
     self.folder = existing_folder(folder, flag)
     self.names = tuple(
       path.relative_to(self.folder).as_posix()
-      for path in sorted(self.folder.rglob('*'))
+      for path in visible_files(self.folder, '')
       # A link to nowhere is named when it is read.
       if path.suffix.lower() in SUFFIXES and not path.is_dir()
     )
@@ -87,6 +87,18 @@ class ImageFolder:
     return image.height, image.width
 
 
+def visible_files(folder: Path, ending: str) -> list[Path]:
+  """What a folder and its subfolders hold under names that end so, sorted.
+
+  What `is_hidden` is left out.
+  """
+  return sorted(
+    path
+    for path in folder.rglob(f'*{ending}')
+    if not is_hidden(path.relative_to(folder))
+  )
+
+
 def label_files(paths: Iterable[Path], ending: str) -> dict[str, Path]:
   """File name without folder and ending -> file.
 
@@ -94,7 +106,7 @@ def label_files(paths: Iterable[Path], ending: str) -> dict[str, Path]:
     UserError: two files share that.
   """
   found: dict[str, Path] = {}
-  for path in sorted(paths):
+  for path in paths:
     name = path.name.removesuffix(ending)
     if name in found:
       raise UserError(
@@ -201,7 +213,8 @@ def read_names(path: str) -> tuple[str, ...]:
     UserError: the file cannot be read, or holds no names.
   """
   try:
-    text = Path(os.path.expanduser(path)).read_text(encoding='utf-8')
+    # Files of Windows may begin with a byte order mark.
+    text = Path(os.path.expanduser(path)).read_text(encoding='utf-8-sig')
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(f'--names={path}: cannot be read ({error})') from error
   if Path(path).suffix.lower() not in ('.yaml', '.yml'):

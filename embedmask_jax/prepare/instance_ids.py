@@ -13,6 +13,7 @@ from embedmask_jax.prepare.image_folder import (
   existing_folder,
   label_files,
   read_label_image,
+  visible_files,
 )
 from embedmask_jax.prepare.label_format import LabelledImage, LabelledObject
 
@@ -35,7 +36,7 @@ class InstanceIdLabels:
     self.notes: list[str] = []
     self._images = ImageFolder(images)
     folder = existing_folder(labels, '--labels')
-    files = label_files(folder.rglob('*.png'), '.png')
+    files = label_files(visible_files(folder, '.png'), '.png')
     by_stem = self._images.by_stem()
     check_pairs(files, by_stem, labels, images)
     self._files = {name: files[stem] for stem, name in by_stem.items()}

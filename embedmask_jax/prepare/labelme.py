@@ -21,6 +21,7 @@ from embedmask_jax.prepare.image_folder import (
   ImageFolder,
   existing_folder,
   read_json_object,
+  visible_files,
 )
 from embedmask_jax.prepare.label_format import LabelledImage, LabelledObject
 
@@ -52,7 +53,7 @@ class LabelmeLabels:
     self._seeks = bool(images)
     self.keys = tuple(
       path.relative_to(self._folder).as_posix()
-      for path in sorted(self._folder.rglob('*.json'))
+      for path in visible_files(self._folder, '.json')
     )
     if not self.keys:
       raise UserError(f'--labels={labels}: no JSON file in this folder')
