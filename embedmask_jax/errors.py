@@ -1,4 +1,6 @@
-"""The one exception that stands for a user's mistake."""
+"""The one exception that stands for a user's mistake, and lists in its words."""
+
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -7,3 +9,8 @@ class UserError(Exception):
   The message names the file, field or value and the remedy. Command-line entry
   points print it as a single line and exit with status 2, without a traceback.
   """
+
+
+def shorten(items: Sequence[str], *, count: int = 5, joint: str = ', ') -> str:
+  """The first few of what a message lists, with dots for those that are left out."""
+  return joint.join([*items[:count], *(['...'] if len(items) > count else [])])
