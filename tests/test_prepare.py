@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_files import disc, noise, write_dataset
+from handmade_prediction import prediction
 from PIL import Image, ImageDraw
 
 from embedmask_jax import command_line
 from embedmask_jax.data.coco_source import CocoSource
 from embedmask_jax.data.masks import decode_mask
 from embedmask_jax.data.record_source import RecordSource
+from embedmask_jax.predict.outputs import OutputFiles
 from embedmask_jax.prepare import coco_writer
 from embedmask_jax.prepare.yolo import YoloLabels
 
@@ -218,6 +220,69 @@ def labelme_with(root, shapes):
       shapes=shapes if name == 'a' else [],
     )
   (root / 'sub').mkdir()
+
+
+def test_names_fix_the_classes_of_labelme(tmp_path, capsys):
+  arguments, _ = write_labelme(tmp_path)
+  (tmp_path / 'names.txt').write_text('dog\nbird\ncat\n')
+  named = [*arguments, f'--names={tmp_path}/names.txt']
+  status, output = prepare(tmp_path, 'labelme', named)
+  assert status == 0
+  assert CocoSource(output, tmp_path).class_names == ('dog', 'bird', 'cat')
+  output.unlink()
+  capsys.readouterr()
+  (tmp_path / 'names.txt').write_text('dog\nbird\n')
+  assert prepare(tmp_path, 'labelme', named)[0] == 2
+  error = capsys.readouterr().err
+  assert "a.json shapes[0]: label 'cat'; --names has dog, bird" in error
+
+
+def test_predictions_for_labelme_are_a_data_set(tmp_path, capsys):
+  source, found = tmp_path / 'new_images' / 'x.png', tmp_path / 'found'
+  for folder in (source.parent, found):
+    folder.mkdir()
+  Image.fromarray(noise(np.random.default_rng(0), prediction().size)).save(source)
+  OutputFiles(found, ['labelme']).write(prediction(), 'x', source)
+  labels = f'--labels={found}/labelme'
+  assert prepare(tmp_path, 'labelme', [labels])[0] == 2
+  assert 'folder of images with --images' in capsys.readouterr().err
+  named = [labels, f'--images={source.parent}']
+  status, output = prepare(tmp_path, 'labelme', named)
+  assert status == 0
+  content = json.loads(output.read_text())
+  assert [image['file_name'] for image in content['images']] == ['x.png']
+  assert len(content['annotations']) == 3
+
+
+def test_values_that_are_no_object(tmp_path, capsys):
+  arguments, _ = write_instance_ids(tmp_path)
+  status, output = prepare(tmp_path, 'instance-ids', [*arguments, '--ignore=307,255'])
+  assert status == 0
+  assert 'no objects by --ignore: 255, 307' in capsys.readouterr().out
+  assert len(json.loads(output.read_text())['annotations']) == 2
+  output.unlink()
+  assert prepare(tmp_path, 'instance-ids', [*arguments, '--ignore=void'])[0] == 2
+  assert '--ignore=void: must be whole numbers' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('name', 'option'),
+  [
+    ('labelme', '--category=cat'),
+    ('labelme', '--ignore=255'),
+    ('yolo', '--category=object'),
+    ('instance-ids', '--names=names.txt'),
+    ('instance-ids', '--split=train'),
+    ('mask-folders', '--ignore=255'),
+    ('cityscapes', '--annotations=a.json'),
+    ('coco', '--labels=labels'),
+  ],
+)
+def test_options_of_other_formats_are_refused(tmp_path, capsys, name, option):
+  arguments, _ = FORMATS[name](tmp_path) if name in FORMATS else ([], None)
+  assert prepare(tmp_path, name, [*arguments, option])[0] == 2
+  error = capsys.readouterr().err
+  assert f'{option.split("=")[0]} is not for --from={name}, which takes --' in error
 
 
 def test_shapes_of_labelme(tmp_path, capsys):

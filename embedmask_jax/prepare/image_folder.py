@@ -44,7 +44,8 @@ class ImageFolder:
       if path.suffix.lower() in SUFFIXES and not path.is_dir()
     )
     if not self.names:
-      raise UserError(f'{flag}={folder}: no image in this folder')
+      remedy = '' if flag == '--images' else '; name the folder of images with --images'
+      raise UserError(f'{flag}={folder}: no image in this folder{remedy}')
 
   def by_stem(self) -> dict[str, str]:
     """File name without folder and suffix -> name.
