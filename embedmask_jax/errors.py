@@ -1,6 +1,7 @@
 """The one exception that stands for a user's mistake, and lists in its words."""
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -11,6 +12,7 @@ class UserError(Exception):
   """
 
 
-def shorten(items: Sequence[str], *, count: int = 5, joint: str = ', ') -> str:
+def shorten(items: Sequence[Any], *, count: int = 5, joint: str = ', ') -> str:
   """The first few of what a message lists, with dots for those that are left out."""
-  return joint.join([*items[:count], *(['...'] if len(items) > count else [])])
+  shown = [str(item) for item in items[:count]]
+  return joint.join([*shown, '...'] if len(items) > count else shown)

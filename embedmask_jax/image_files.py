@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from embedmask_jax.data.decode import decode_image
-from embedmask_jax.errors import UserError
+from embedmask_jax.errors import UserError, shorten
 
 SUFFIXES = frozenset(
   f'.{name}'
@@ -34,8 +34,8 @@ def find_images(arguments: Sequence[str | os.PathLike]) -> list[Path]:
   Args:
     arguments: files; folders, of which the images and videos count, by their suffix
       and sorted by name, without those in subfolders and those that `is_hidden`;
-      patterns such as 'a/**/*.jpg'; and '-' for a list of files on standard input, one a line or with a zero byte
-      after each.
+      patterns such as 'a/**/*.jpg'; and '-' for a list of files on standard input,
+      one a line or with a zero byte after each.
 
   Returns:
     Every file once, in the order of the arguments.
@@ -107,8 +107,9 @@ def _by_suffix(files: list[Path], complaint: str) -> list[Path]:
   if not paths:
     raise UserError(f'{complaint} (known are {", ".join(sorted(known))})')
   if others:
-    shown = ', '.join(others[:5]) + (', ...' if len(others) > 5 else '')
-    logging.info('%d files are no images by their suffix: %s', len(others), shown)
+    logging.info(
+      '%d files are no images by their suffix: %s', len(others), shorten(others)
+    )
   return paths
 
 

@@ -444,6 +444,16 @@ def test_json_report(tmp_path, capsys):
   assert report['notes'] == ['1 images have no label file: c.jpg']
 
 
+def test_a_list_that_is_cut_says_so(tmp_path, capsys):
+  arguments, _ = write_yolo(tmp_path)
+  for number in range(5):
+    image = tmp_path / 'images' / f'd{number}.jpg'
+    image.write_bytes((tmp_path / 'images' / 'c.jpg').read_bytes())
+  assert prepare(tmp_path, 'yolo', arguments)[0] == 0
+  told = '6 images have no label file: c.jpg, d0.jpg, d1.jpg, d2.jpg, d3.jpg, ...\n'
+  assert told in capsys.readouterr().out
+
+
 def test_records_from_coco(tmp_path, capsys):
   annotations, images = write_dataset(tmp_path, [(40, 40), (50, 60), (48, 32)])
   output = tmp_path / 'records'

@@ -18,7 +18,7 @@ from embedmask_jax.data.segmentations import (
   check_run_lengths,
   parse_segmentation,
 )
-from embedmask_jax.errors import UserError
+from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.storage import read_bytes, reason
 
 _KEYS = {
@@ -91,7 +91,7 @@ def _check_part(path: str, content: dict, part: str, keys: Sequence[str]) -> Non
   twice = [f'{i} ({n} times)' for i, n in counts.items() if n > 1]
   if twice:
     raise UserError(
-      f'{path}: {len(twice)} ids in {part!r} are not unique: {_listed(twice)}'
+      f'{path}: {len(twice)} ids in {part!r} are not unique: {shorten(twice)}'
     )
 
 
@@ -109,12 +109,8 @@ def _check_references(path: str, content: dict) -> None:
       shown = [f'annotation {entry["id"]} names {entry[key]}' for entry in lost]
       raise UserError(
         f'{path}: {len(lost)} annotations name a {key} that is not in {part!r}: '
-        f'{_listed(shown)}'
+        f'{shorten(shown)}'
       )
-
-
-def _listed(items: Sequence[str], count: int = 5) -> str:
-  return ', '.join(items[:count]) + (', ...' if len(items) > count else '')
 
 
 def group_by_image(content: dict[str, Any]) -> list[list[dict[str, Any]]]:

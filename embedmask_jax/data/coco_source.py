@@ -14,7 +14,7 @@ from embedmask_jax.data.coco_json import (
 )
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.masks import Segmentation
-from embedmask_jax.errors import UserError
+from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.presets import PRESETS, Preset
 from embedmask_jax.storage import list_names, located, read_bytes, reason
 
@@ -148,8 +148,7 @@ def _find_images(
 def _missing(
   missing: Sequence[str], count: int, folders: Sequence[str], annotations: str
 ) -> UserError:
-  shown = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
   return UserError(
     f'{len(missing)} of {count} images of {annotations} are not in '
-    f'{", ".join(folders)}: {shown}; check the images folder(s)'
+    f'{", ".join(folders)}: {shorten(missing)}; check the images folder(s)'
   )

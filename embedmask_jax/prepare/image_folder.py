@@ -11,7 +11,7 @@ from PIL import Image
 
 from embedmask_jax.data.coco_source import read_image_file
 from embedmask_jax.data.decode import open_rgb, stored_form
-from embedmask_jax.errors import UserError
+from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.image_files import SUFFIXES, is_hidden
 
 # Of what `read_label_image` reads.
@@ -138,8 +138,7 @@ def check_pairs(
   ):
     lost = sorted(set(here) - set(there))
     if lost:
-      shown = ', '.join(lost[:5]) + (', ...' if len(lost) > 5 else '')
-      raise UserError(f'{folder}: {len(lost)} names have no {what}: {shown}')
+      raise UserError(f'{folder}: {len(lost)} names have no {what}: {shorten(lost)}')
 
 
 def existing_folder(folder: str, flag: str) -> Path:

@@ -7,7 +7,7 @@ height.
 import math
 from pathlib import Path
 
-from embedmask_jax.errors import UserError
+from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.prepare.image_folder import (
   ImageFolder,
   check_pairs,
@@ -48,7 +48,7 @@ class YoloLabels:
     self.keys = tuple(self._files)
     bare = [name for name, file in self._files.items() if file is None]
     self.notes = (
-      [f'{len(bare)} images have no label file: {", ".join(bare[:5])}'] if bare else []
+      [f'{len(bare)} images have no label file: {shorten(bare)}'] if bare else []
     )
 
   def files(self, key: str) -> list[Path]:
