@@ -1,6 +1,5 @@
 """COCO's JSON: read, checked from end to end, turned into tables."""
 
-import json
 import reprlib
 import sys
 from collections import Counter
@@ -19,7 +18,7 @@ from embedmask_jax.data.segmentations import (
   parse_segmentation,
 )
 from embedmask_jax.errors import UserError, shorten
-from embedmask_jax.storage import read_bytes, reason
+from embedmask_jax.storage import read_json
 
 _KEYS = {
   'images': ('id', 'file_name', 'height', 'width'),
@@ -38,15 +37,7 @@ def load_json(path: str) -> dict[str, Any]:
       integers, too large, or that appear twice, an annotation of an unknown image or
       category, no images, no categories.
   """
-  try:
-    content = json.loads(read_bytes(path))
-  except OSError as error:
-    raise UserError(
-      f'annotations {path!r}: cannot be read ({reason(error)}); name a COCO-format '
-      'JSON file'
-    ) from error
-  except (ValueError, RecursionError) as error:
-    raise UserError(f'{path}: not JSON ({error})') from error
+  content = read_json(path, remedy='; annotations are a COCO-format JSON file')
   if not isinstance(content, dict):
     raise UserError(
       f'{path}: not a COCO data set: the JSON is a {type(content).__name__}, not an '

@@ -1,6 +1,5 @@
 """The images that labels belong to."""
 
-import json
 import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from embedmask_jax.data.coco_source import read_image_file
 from embedmask_jax.data.decode import open_rgb, stored_form
 from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.image_files import SUFFIXES, is_hidden
+from embedmask_jax.storage import read_json
 
 # Of what `read_label_image` reads.
 LABEL_SUFFIXES = ('.png', '.tif', '.tiff', '.bmp')
@@ -195,12 +195,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
   Raises:
     UserError: it cannot be read, or holds something else.
   """
-  try:
-    content = json.loads(path.read_bytes())
-  except OSError as error:
-    raise UserError(f'{path}: cannot be read ({error.strerror})') from error
-  except (ValueError, RecursionError) as error:
-    raise UserError(f'{path}: not JSON ({error})') from error
+  content = read_json(path)
   if not isinstance(content, dict):
     raise UserError(f'{path}: a JSON object is needed, not a {type(content).__name__}')
   return content
