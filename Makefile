@@ -11,7 +11,7 @@ else
   asked_version := $(shell "$(PYTHON)" -c \
     'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
   ifeq ($(asked_version),)
-    $(error PYTHON=$(PYTHON) does not run; name a Python 3.11 or newer)
+    $(error PYTHON=$(PYTHON) does not run; name a Python 3.11 or 3.12)
   endif
   built_version := $(firstword $(shell \
     sed -n 's/^version[a-z_]* *= *\([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2>/dev/null))
@@ -90,9 +90,12 @@ lock:
 $(installed): requirements.txt pyproject.toml
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { \
 	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	    echo "make: $(PYTHON) is $$("$(PYTHON)" -V 2>&1), which is not Python 3.11 or" \
-	      'newer; name one that is: make PYTHON=/path/to/python3.11' >&2; \
+	    echo "make: $(PYTHON) is $$("$(PYTHON)" -V 2>&1), which is older than 3.11;" \
+	      'name another: make PYTHON=/path/to/python3.11' >&2; \
 	    exit 1; }; \
+	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || \
+	    echo "make: $(PYTHON) is $$("$(PYTHON)" -V 2>&1), which nothing was tested with;" \
+	      'Python 3.11 and 3.12 are' >&2; \
 	  "$(PYTHON)" -m venv $(VENV); }
 	@echo 'Installing the pinned packages into $(VENV), which takes a minute or a few ...'
 	@$(RUN) -m pip install --quiet --requirement requirements.txt

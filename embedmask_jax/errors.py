@@ -1,4 +1,7 @@
-"""The one exception that stands for a user's mistake."""
+"""The one exception that stands for a user's mistake, and lists in its words."""
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -7,3 +10,9 @@ class UserError(Exception):
   The message names the file, field or value and the remedy. Command-line entry
   points print it as a single line and exit with status 2, without a traceback.
   """
+
+
+def shorten(items: Sequence[Any], *, count: int = 5, joint: str = ', ') -> str:
+  """The first few of what a message lists, with dots for those that are left out."""
+  shown = [str(item) for item in items[:count]]
+  return joint.join([*shown, '...'] if len(items) > count else shown)

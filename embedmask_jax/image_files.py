@@ -1,17 +1,18 @@
 """Files to predict on, and names for what is made of them."""
 
+import codecs
 import glob
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from absl import logging
 
 from embedmask_jax.data.decode import decode_image
-from embedmask_jax.errors import UserError
+from embedmask_jax.errors import UserError, shorten
 
 SUFFIXES = frozenset(
   f'.{name}'
@@ -32,9 +33,9 @@ def find_images(arguments: Sequence[str | os.PathLike]) -> list[Path]:
 
   Args:
     arguments: files; folders, of which the images and videos count, by their suffix
-      and sorted by name, without those in subfolders; patterns such as 'a/**/*.jpg';
-      and '-' for a list of files on standard input, one a line or with a zero byte
-      after each.
+      and sorted by name, without those in subfolders and those that `is_hidden`;
+      patterns such as 'a/**/*.jpg'; and '-' for a list of files on standard input,
+      one a line or with a zero byte after each.
 
   Returns:
     Every file once, in the order of the arguments.
@@ -56,6 +57,18 @@ def find_images(arguments: Sequence[str | os.PathLike]) -> list[Path]:
   return list(paths)
 
 
+def is_hidden(path: PurePath) -> bool:
+  """Whether a part of a path begins with a dot, or is `__MACOSX`.
+
+  So are the files that systems put beside the user's own: `._a.png` for a.png, in an
+  archive made on a Mac.
+
+  Args:
+    path: relative to the folder that the user has named.
+  """
+  return any(part.startswith('.') or part == '__MACOSX' for part in path.parts)
+
+
 def is_video(path: Path) -> bool:
   """Whether a file is a video by its suffix."""
   return path.suffix.lower() in VIDEO_SUFFIXES
@@ -75,7 +88,7 @@ def _expand(argument: str | os.PathLike) -> list[Path]:
       raise UserError(f'{argument}: cannot be listed ({error.strerror})') from error
     return _by_suffix(
       # A link to nowhere is named when it is read.
-      [entry for entry in entries if not os.path.isdir(entry)],
+      [e for e in entries if not (is_hidden(PurePath(e.name)) or os.path.isdir(e))],
       f'{argument}: no image in this folder',
     )
   if glob.has_magic(str(path)):
@@ -94,13 +107,15 @@ def _by_suffix(files: list[Path], complaint: str) -> list[Path]:
   if not paths:
     raise UserError(f'{complaint} (known are {", ".join(sorted(known))})')
   if others:
-    shown = ', '.join(others[:5]) + (', ...' if len(others) > 5 else '')
-    logging.info('%d files are no images by their suffix: %s', len(others), shown)
+    logging.info(
+      '%d files are no images by their suffix: %s', len(others), shorten(others)
+    )
   return paths
 
 
 def _listed_on_standard_input() -> list[Path]:
-  content = sys.stdin.buffer.read()
+  # Windows may put a byte order mark before the first name.
+  content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
   lines = content.split(b'\0' if b'\0' in content else b'\n')
   try:
     names = [line.decode().strip('\r') for line in lines if line.strip()]

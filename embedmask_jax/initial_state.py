@@ -17,7 +17,7 @@ from embedmask_jax.checkpoint import (
 )
 from embedmask_jax.config import differences
 from embedmask_jax.devices import replicate
-from embedmask_jax.errors import UserError
+from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.import_weights import import_weights
 from embedmask_jax.model_file import SUFFIX, open_model
 from embedmask_jax.storage import is_remote, located
@@ -150,5 +150,4 @@ def _check_same_run(stored: StoredCheckpoint, metadata: Metadata) -> None:
 
 def _summary(metadata: Metadata) -> str:
   names = [f'{name} ({key})' for key, name in metadata.categories]
-  shown = ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
-  return f'{len(names)} classes: {shown}'
+  return f'{len(names)} classes: {shorten(names)}'

@@ -9,9 +9,11 @@ stands in for them.
 import functools
 import importlib.util
 import io
+import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from etils import epath
 
@@ -103,6 +105,24 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     raise
   except Exception as error:  # whatever the client of an object store raises
     raise OSError(str(error)) from error
+
+
+def read_json(path: str | os.PathLike, *, remedy: str = '') -> Any:
+  """The content of a JSON file.
+
+  Args:
+    path: of the file.
+    remedy: what the message says after what is wrong with the file.
+
+  Raises:
+    UserError: see `located`; it cannot be read, or is not JSON.
+  """
+  try:
+    return json.loads(read_bytes(path))
+  except OSError as error:
+    raise UserError(f'{path}: cannot be read ({reason(error)}){remedy}') from error
+  except (ValueError, RecursionError) as error:
+    raise UserError(f'{path}: not JSON ({error}){remedy}') from error
 
 
 def list_names(folder: str | os.PathLike) -> frozenset[str]:

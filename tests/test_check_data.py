@@ -12,10 +12,13 @@ from PIL import Image
 
 from configs import small
 from embedmask_jax import command_line
-from embedmask_jax.check import step_size
+from embedmask_jax.check import objects, step_size
 from embedmask_jax.check.assignment import read_back, weights_to_image
+from embedmask_jax.check.findings import Finding
 from embedmask_jax.data.sampler import BatchPlan
+from embedmask_jax.data.source import open_source
 from embedmask_jax.data.views import whole_view
+from embedmask_jax.metrics.ground_truth import encode_segmentation
 
 step_bytes = step_size.step_bytes
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,6 +187,35 @@ def test_every_finding_is_named(broken):
     'taken_location': (True, [2, 3]),
     'no_area': (True, [7]),
   }
+
+
+def test_a_finding_of_no_kind_is_refused():
+  """It would count as no loss."""
+  with pytest.raises(ValueError, match="'lost' is no kind"):
+    Finding('lost', 1, 'objects are lost')
+
+
+def test_masks_are_made_once(tmp_path, monkeypatch):
+  save_picture(tmp_path / 'a.png')
+  square, triangle = [4, 4, 40, 4, 40, 40, 4, 40], [60, 60, 90, 60, 90, 90]
+  annotations = [
+    annotation(number, 1, [4.0, 4.0, 36.0, 36.0], [polygon], category_id=1)
+    for number, polygon in enumerate((square, triangle, square), start=1)
+  ]
+  save_json(tmp_path / 'a.json', [picture(1, 'a.png')], annotations, CATEGORIES)
+  source = open_source(tmp_path / 'a.json', tmp_path)
+  made = []
+
+  def counted(*arguments):
+    made.append(arguments)
+    return encode_segmentation(*arguments)
+
+  monkeypatch.setattr(objects, 'encode_segmentation', counted)
+  section = objects.check_objects(source, source.ground_truth(), nms_threshold=0.6)
+  found = {finding.kind: finding.items for finding in section.findings}
+  assert found['wrong_box'] == (2,)
+  assert found['duplicate'] == ('1+3',)
+  assert len(made) == 3
 
 
 def test_the_text_names_what_the_json_has(broken):

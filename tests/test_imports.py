@@ -1,9 +1,13 @@
 """Who may import whom, read from the files, and what an import brings along."""
 
 import ast
+import itertools
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -72,6 +76,9 @@ LAZY = (
   *('av', 'flatbuffers', 'gradio', 'jax2onnx', 'onnx', 'onnxruntime', 'starlette'),
   *('supervision', 'torch'),
 )
+
+# Parts of gcsfs and Gradio, and what who calls `to_supervision` has.
+WITH_OTHERS = ('fsspec', 'starlette', 'supervision')
 
 
 def under(name: str, prefixes: tuple[str, ...]) -> bool:
@@ -149,6 +156,33 @@ def test_nothing_imports_tensorflow():
     if under(name, ('tensorflow',))
   ]
   assert not found
+
+
+def spelt(package: str) -> str:
+  return package.lower().replace('_', '-')
+
+
+def test_what_is_imported_is_declared():
+  """As a dependency or in an extra, not merely brought along by another package."""
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  extras = project['optional-dependencies']
+  # What builds and tests this repository is no user's.
+  wanted = [extra for name, extra in extras.items() if name not in ('docs', 'test')]
+  lines = itertools.chain(project['dependencies'], *wanted)
+  declared = {spelt(re.split(r'[^\w.-]', line)[0]) for line in lines}
+  found = {
+    name.split('.')[0]
+    for file in (ROOT / PACKAGE).rglob('*.py')
+    for name in imports(ast.parse(file.read_text()))
+  }
+  ours = {PACKAGE, 'configs', *sys.stdlib_module_names, *WITH_OTHERS}
+  packages = metadata.packages_distributions()
+  missing = {
+    name
+    for name in found - ours
+    if not declared & {spelt(package) for package in packages.get(name, [name])}
+  }
+  assert not missing
 
 
 def test_every_layer_with_a_rule_exists():

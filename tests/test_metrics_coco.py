@@ -493,10 +493,10 @@ def test_command_scores_one_type_on_request(files, capsys):
 @pytest.mark.parametrize(
   ('truth', 'results', 'options', 'message'),
   [
-    (None, '[]', [], 'cannot read'),
+    (None, '[]', [], 'truth.json: cannot be read'),
     ('{}', '[]', [], 'not COCO instances JSON'),
-    (json.dumps(TWO), '[{', [], 'is not a JSON file'),
-    ('[' * 100_000, '[]', [], 'truth.json is not a JSON file'),
+    (json.dumps(TWO), '[{', [], 'results.json: not JSON'),
+    ('[' * 100_000, '[]', [], 'truth.json: not JSON'),
     (json.dumps(TWO), '{}', [], 'results.json: COCO results must be a list'),
     (json.dumps(TWO), json.dumps([{}]), [], 'results.json: result 0: image_id None'),
     (json.dumps(TWO), '[]', ['--max_dets', 'many'], '--max_dets=many'),

@@ -379,12 +379,16 @@ def test_files_are_found_by_name_folder_pattern_and_list(tmp_path, monkeypatch, 
   assert '1 files are named more than once' in caplog.text
   # A link to nowhere is named when it is read.
   assert names('b/**/*.png') == ['b/2.png', 'b/c/3.png', 'b/c/4.png']
-  for content in (b'b/2.png\nb/1.jpg\n', b'b/2.png\0b/1.jpg\0', b'b/2.png\r\nb/1.jpg'):
+  for content in (
+    b'b/2.png\nb/1.jpg\n',
+    b'b/2.png\0b/1.jpg\0',
+    b'\xef\xbb\xbfb/2.png\r\nb/1.jpg',
+  ):
     monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(content)))
     assert names('-') == ['b/2.png', 'b/1.jpg']
 
 
 def test_images_are_found_by_suffix_in_the_order_of_their_names(tmp_path):
-  for name in ('b.PNG', 'a.jpeg', 'c.tiff'):
+  for name in ('b.PNG', 'a.jpeg', 'c.tiff', '._a.jpeg'):
     (tmp_path / name).touch()
   assert [p.name for p in find_images([tmp_path])] == ['a.jpeg', 'b.PNG', 'c.tiff']

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_files import disc, noise, write_dataset
+from handmade_prediction import prediction
 from PIL import Image, ImageDraw
 
 from embedmask_jax import command_line
 from embedmask_jax.data.coco_source import CocoSource
 from embedmask_jax.data.masks import decode_mask
 from embedmask_jax.data.record_source import RecordSource
+from embedmask_jax.predict.outputs import OutputFiles
 from embedmask_jax.prepare import coco_writer
 from embedmask_jax.prepare.yolo import YoloLabels
 
@@ -220,6 +222,69 @@ def labelme_with(root, shapes):
   (root / 'sub').mkdir()
 
 
+def test_names_fix_the_classes_of_labelme(tmp_path, capsys):
+  arguments, _ = write_labelme(tmp_path)
+  (tmp_path / 'names.txt').write_text('dog\nbird\ncat\n')
+  named = [*arguments, f'--names={tmp_path}/names.txt']
+  status, output = prepare(tmp_path, 'labelme', named)
+  assert status == 0
+  assert CocoSource(output, tmp_path).class_names == ('dog', 'bird', 'cat')
+  output.unlink()
+  capsys.readouterr()
+  (tmp_path / 'names.txt').write_text('dog\nbird\n')
+  assert prepare(tmp_path, 'labelme', named)[0] == 2
+  error = capsys.readouterr().err
+  assert "a.json shapes[0]: label 'cat'; --names has dog, bird" in error
+
+
+def test_predictions_for_labelme_are_a_data_set(tmp_path, capsys):
+  source, found = tmp_path / 'new_images' / 'x.png', tmp_path / 'found'
+  for folder in (source.parent, found):
+    folder.mkdir()
+  Image.fromarray(noise(np.random.default_rng(0), prediction().size)).save(source)
+  OutputFiles(found, ['labelme']).write(prediction(), 'x', source)
+  labels = f'--labels={found}/labelme'
+  assert prepare(tmp_path, 'labelme', [labels])[0] == 2
+  assert 'folder of images with --images' in capsys.readouterr().err
+  named = [labels, f'--images={source.parent}']
+  status, output = prepare(tmp_path, 'labelme', named)
+  assert status == 0
+  content = json.loads(output.read_text())
+  assert [image['file_name'] for image in content['images']] == ['x.png']
+  assert len(content['annotations']) == 3
+
+
+def test_values_that_are_no_object(tmp_path, capsys):
+  arguments, _ = write_instance_ids(tmp_path)
+  status, output = prepare(tmp_path, 'instance-ids', [*arguments, '--ignore=307,255'])
+  assert status == 0
+  assert 'no objects by --ignore: 255, 307' in capsys.readouterr().out
+  assert len(json.loads(output.read_text())['annotations']) == 2
+  output.unlink()
+  assert prepare(tmp_path, 'instance-ids', [*arguments, '--ignore=void'])[0] == 2
+  assert '--ignore=void: must be whole numbers' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('name', 'option'),
+  [
+    ('labelme', '--category=cat'),
+    ('labelme', '--ignore=255'),
+    ('yolo', '--category=object'),
+    ('instance-ids', '--names=names.txt'),
+    ('instance-ids', '--split=train'),
+    ('mask-folders', '--ignore=255'),
+    ('cityscapes', '--annotations=a.json'),
+    ('coco', '--labels=labels'),
+  ],
+)
+def test_options_of_other_formats_are_refused(tmp_path, capsys, name, option):
+  arguments, _ = FORMATS[name](tmp_path) if name in FORMATS else ([], None)
+  assert prepare(tmp_path, name, [*arguments, option])[0] == 2
+  error = capsys.readouterr().err
+  assert f'{option.split("=")[0]} is not for --from={name}, which takes --' in error
+
+
 def test_shapes_of_labelme(tmp_path, capsys):
   part = disc(SIZE, 5, 6, 4)[:12, :14]
   buffer = io.BytesIO()
@@ -292,6 +357,36 @@ def test_cityscapes_groups_and_covered_objects(tmp_path, capsys):
   assert not mask[15, 18]  # and the group
 
 
+@pytest.mark.parametrize('name', FORMATS)
+def test_what_a_mac_adds_to_archives_is_left_alone(tmp_path, name, capsys):
+  root = tmp_path / 'data'
+  arguments, _ = FORMATS[name](root)
+  for path in [*root.rglob('*')]:
+    aside = path.parent / '__MACOSX'
+    aside.mkdir(exist_ok=True)
+    if path.is_file():
+      for twin in (aside / path.name, path.with_name(f'._{path.name}')):
+        twin.write_bytes(b'of a Mac')
+  assert prepare(tmp_path, name, arguments)[0] == 0
+  assert 'images: 3 in, 3 out\nentries: 3 in, 3 out' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['labelme', 'yolo', 'yolo names'])
+def test_a_byte_order_mark_is_no_text(tmp_path, name):
+  """Editors of Windows put one before UTF-8."""
+  arguments, _ = FORMATS[name.split()[0]](tmp_path)
+  if name == 'yolo names':
+    (tmp_path / 'names.txt').write_text('cat\ndog\n')
+    arguments[-1] = f'--names={tmp_path}/names.txt'
+  for path in tmp_path.rglob('*'):
+    if path.suffix in ('.json', '.yaml', '.txt'):
+      path.write_text(path.read_text(), encoding='utf-8-sig')
+  status, output = prepare(tmp_path, name, arguments)
+  assert status == 0
+  names = [entry['name'] for entry in json.loads(output.read_text())['categories']]
+  assert names == ['cat', 'dog']
+
+
 def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch, capsys):
   arguments, _ = write_yolo(tmp_path)
   read, seen = YoloLabels.read, []
@@ -347,6 +442,16 @@ def test_json_report(tmp_path, capsys):
   report = json.loads(capsys.readouterr().out)
   assert (report['images_in'], report['images_out']) == (3, 3)
   assert report['notes'] == ['1 images have no label file: c.jpg']
+
+
+def test_a_list_that_is_cut_says_so(tmp_path, capsys):
+  arguments, _ = write_yolo(tmp_path)
+  for number in range(5):
+    image = tmp_path / 'images' / f'd{number}.jpg'
+    image.write_bytes((tmp_path / 'images' / 'c.jpg').read_bytes())
+  assert prepare(tmp_path, 'yolo', arguments)[0] == 0
+  told = '6 images have no label file: c.jpg, d0.jpg, d1.jpg, d2.jpg, d3.jpg, ...\n'
+  assert told in capsys.readouterr().out
 
 
 def test_records_from_coco(tmp_path, capsys):

@@ -11,9 +11,10 @@ from embedmask_jax.check.files import check_files
 from embedmask_jax.check.findings import Report
 from embedmask_jax.check.objects import check_categories, check_objects
 from embedmask_jax.check.sheets import save_sheets
-from embedmask_jax.check.step_size import check_steps, make_plan
+from embedmask_jax.check.step_size import check_steps
 from embedmask_jax.data.image_source import ImageSource
-from embedmask_jax.datasets import train_settings, view_settings
+from embedmask_jax.data.pipeline import train_plan
+from embedmask_jax.datasets import plan_settings, view_settings
 from embedmask_jax.presets import PRESETS
 
 
@@ -46,7 +47,7 @@ def check_data(
   if source.instance_counts.sum():
     found = represent(source, view_settings(config), broken)
     count = int(source.instance_counts.sum())
-    plan = make_plan(source, train_settings(config))
+    plan = train_plan(source, **plan_settings(config))
     sections += [
       check_representation(count, truth, found, config.eval.max_dets),
       check_steps(source, plan, config),

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from embedmask_jax.errors import shorten
+
 # Kinds of findings that say that data or objects are lost to training or evaluation,
 # or wrong ...
 LOSSES = frozenset(
@@ -70,6 +72,10 @@ class Finding:
   items: tuple = ()
   unit: str = 'annotation ids'
 
+  def __post_init__(self) -> None:
+    if self.kind not in LOSSES | NOTES:
+      raise ValueError(f'{self.kind!r} is no kind of finding')
+
   @property
   def loses(self) -> bool:
     """Whether data or objects are lost, or wrong."""
@@ -78,9 +84,7 @@ class Finding:
   def __str__(self) -> str:
     text = f'{self.count} {self.words}'
     if self.items:
-      shown = ', '.join(str(item) for item in self.items[:_SHOWN])
-      shown = f'{self.unit} {shown}'.strip()
-      text += f': {shown}' + (', ...' if len(self.items) > _SHOWN else '')
+      text += ': ' + f'{self.unit} {shorten(self.items, count=_SHOWN)}'.strip()
     return text
 
   def as_json(self) -> dict[str, Any]:

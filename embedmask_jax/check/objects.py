@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from embedmask_jax.check.findings import Finding, Section, spread
-from embedmask_jax.data.annotations import Use, classify
+from embedmask_jax.data.annotations import USE_WORDS, Use, classify
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.metrics.ground_truth import encode_segmentation
 from embedmask_jax.presets import Preset
@@ -39,7 +39,8 @@ def check_objects(
   section = Section('Objects')
   report = source.report
   instances = [a for a in truth['annotations'] if not a['iscrowd']]
-  areas = _mask_areas(truth, instances)
+  masks = _encoded(truth, instances)
+  areas = np.asarray([float(coco_mask.area(mask)) for mask in masks], np.float64)
   section.facts |= {
     'annotations': report.num_annotations,
     'used for training': report.num_instances,
@@ -58,7 +59,7 @@ def check_objects(
     words = 'objects can be trained on'
     findings.append(Finding('nothing_to_train_on', 0, words))
   for words, ids in report.left_out.items():
-    is_crowd = words.startswith('crowd')
+    is_crowd = words == USE_WORDS[Use.CROWD]
     kind = 'crowd' if is_crowd else 'left_out'
     findings.append(
       Finding(
@@ -75,9 +76,9 @@ def check_objects(
     words = 'annotations are used without their polygons of less than 3 points'
     findings.append(Finding('short_polygon', len(ids), words, ids))
   findings += _beyond_image(source)
-  findings += _wrong_boxes(truth, instances)
+  findings += _wrong_boxes(instances, masks)
   findings += _wrong_areas(instances, areas)
-  findings += _pairs(truth, instances, nms_threshold)
+  findings += _pairs(instances, masks, nms_threshold)
   return section
 
 
@@ -130,12 +131,6 @@ def _encoded(truth: dict[str, Any], entries: list[dict]) -> list[dict]:
   ]
 
 
-def _mask_areas(truth: dict[str, Any], instances: list[dict]) -> np.ndarray:
-  return np.asarray(
-    [float(coco_mask.area(runs)) for runs in _encoded(truth, instances)], np.float64
-  )
-
-
 def _beyond_image(source: ImageSource) -> list[Finding]:
   """Boxes that reach beyond their image; what is outside is cut off."""
   table = source.table
@@ -149,11 +144,10 @@ def _beyond_image(source: ImageSource) -> list[Finding]:
   return [Finding('beyond_image', len(ids), words, ids)] if ids else []
 
 
-def _wrong_boxes(truth: dict[str, Any], instances: list[dict]) -> list[Finding]:
+def _wrong_boxes(instances: list[dict], masks: list[dict]) -> list[Finding]:
   """Boxes that are not where the mask is."""
-  runs = _encoded(truth, instances)
   ids = []
-  for entry, encoded in zip(instances, runs, strict=True):
+  for entry, encoded in zip(instances, masks, strict=True):
     tight = coco_mask.toBbox(encoded)
     given = np.asarray(entry['bbox'], np.float64)
     if coco_mask.iou(given[None], tight[None], [0]).item() < _BOX_IOU:
@@ -179,14 +173,15 @@ def _wrong_areas(instances: list[dict], areas: np.ndarray) -> list[Finding]:
 
 
 def _pairs(
-  truth: dict[str, Any], instances: list[dict], nms_threshold: float
+  instances: list[dict], masks: list[dict], nms_threshold: float
 ) -> list[Finding]:
   """Objects that are there twice, that overlap, or that suppression would merge."""
   twice: list[str] = []
   overlapping: list[str] = []
   merged: list[str] = []
-  for group in _by_image(instances):
-    runs = _encoded(truth, group)
+  for positions in _by_image(instances):
+    group = [instances[position] for position in positions]
+    runs = [masks[position] for position in positions]
     # pycocotools reads [x, y, width, height].
     boxes = np.asarray([entry['bbox'] for entry in group], np.float64)
     masks_iou = coco_mask.iou(runs, runs, [0] * len(group))
@@ -221,8 +216,9 @@ def _pairs(
   return found
 
 
-def _by_image(instances: list[dict]) -> Iterator[list[dict]]:
-  groups: dict[int, list[dict]] = {}
-  for entry in instances:
-    groups.setdefault(entry['image_id'], []).append(entry)
+def _by_image(instances: list[dict]) -> Iterator[list[int]]:
+  """Positions of the instances of each image that has several."""
+  groups: dict[int, list[int]] = {}
+  for position, entry in enumerate(instances):
+    groups.setdefault(entry['image_id'], []).append(position)
   return iter(group for group in groups.values() if len(group) > 1)

@@ -19,29 +19,12 @@ from embedmask_jax.ops.locations import level_shapes
 _STEPS = 200
 
 
-def make_plan(source: ImageSource, settings: dict[str, Any]) -> TrainPlan:
-  """The plan that training follows.
-
-  Args:
-    source: the data set.
-    settings: of `datasets.train_settings`.
-  """
-  names = ('workers', 'prefetch', 'max_worker_deaths')
-  return TrainPlan(
-    image_ids=source.image_ids,
-    sizes=source.sizes,
-    boxes=source.boxes,
-    instance_counts=source.instance_counts,
-    **{name: value for name, value in settings.items() if name not in names},
-  )
-
-
 def check_steps(source: ImageSource, plan: TrainPlan, config: ConfigDict) -> Section:
   """Looks at the first 200 batches of training, or a whole epoch if that is less.
 
   Args:
     source: the data set.
-    plan: of `make_plan`.
+    plan: of `train_plan`.
     config: the whole config.
   """
   section = Section('Training steps')

@@ -1,7 +1,7 @@
 """Converts a data set: other formats to COCO JSON, COCO JSON to ArrayRecord.
 
 --from=coco          --annotations=A.json --images=DIR         -> folder of records
---from=labelme       --labels=DIR [--images=DIR]               -> JSON
+--from=labelme       --labels=DIR [--images=DIR --names=FILE]  -> JSON
 --from=yolo          --labels=DIR --images=DIR --names=FILE    -> JSON
 --from=instance-ids  --labels=DIR --images=DIR                 -> JSON
 --from=mask-folders  --labels=DIR --images=DIR                 -> JSON
@@ -35,26 +35,43 @@ EXAMPLE = """\
 """
 TAKES_CONFIG = False
 
-_FORMATS = ('coco', 'labelme', 'yolo', 'instance-ids', 'mask-folders', 'cityscapes')
+# What each format takes beside --output, --skip-broken and --json.
+_OPTIONS = {
+  'coco': ('annotations', 'images', 'split'),
+  'labelme': ('labels', 'images', 'names'),
+  'yolo': ('labels', 'images', 'names'),
+  'instance-ids': ('labels', 'images', 'category', 'ignore'),
+  'mask-folders': ('labels', 'images', 'category'),
+  'cityscapes': ('labels', 'images'),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's arguments."""
-  parser.add_argument('--from', dest='format', required=True, choices=_FORMATS)
+  parser.add_argument('--from', dest='format', required=True, choices=[*_OPTIONS])
   parser.add_argument('--output', required=True, help='what to write; must not exist')
   parser.add_argument('--annotations', default='', help='coco: the JSON')
   parser.add_argument('--labels', default='', help='folder of the labels')
   parser.add_argument('--images', default='', help='folder of the images')
   parser.add_argument(
-    '--names', default='', help='yolo: names of the classes, .yaml or one a line'
+    '--names',
+    default='',
+    help='yolo, labelme: names of the classes, .yaml or one a line; without them '
+    "labelme's are the labels found, and those of two data sets may differ",
   )
   parser.add_argument(
     '--category',
-    default='object',
+    default='',
     help='instance-ids, mask-folders: the name of what there is; default: object',
   )
   parser.add_argument(
-    '--split', default='train', help='coco: name of the records for TFDS'
+    '--ignore',
+    default='',
+    metavar='VALUES',
+    help='instance-ids: values, joined by commas, that are no object; 0 never is',
+  )
+  parser.add_argument(
+    '--split', default='', help='coco: name of the records for TFDS; default: train'
   )
   parser.add_argument(
     '--skip-broken',
@@ -66,12 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
   """Converts; returns the exit status: 1 where something was left out."""
+  _check_options(arguments)
   if arguments.format == 'coco':
     return _write_records(arguments)
   labels = _open(arguments)
   from embedmask_jax.prepare.coco_writer import write_coco
 
-  names = ('format', 'labels', 'images', 'names', 'category')
+  names = ('format', *_OPTIONS[arguments.format])
   report = write_coco(
     labels,
     arguments.output,
@@ -86,12 +104,25 @@ def run(arguments: argparse.Namespace) -> int:
   return FINDINGS if report.left_out else SUCCESS
 
 
+def _check_options(arguments: argparse.Namespace) -> None:
+  taken = _OPTIONS[arguments.format]
+  for name in sorted({name for names in _OPTIONS.values() for name in names}):
+    if getattr(arguments, name) and name not in taken:
+      raise UserError(
+        f'--{name} is not for --from={arguments.format}, which takes '
+        f'{", ".join(f"--{name}" for name in taken)}'
+      )
+
+
 def _open(arguments: argparse.Namespace) -> 'LabelFormat':
   labels, images = arguments.labels, arguments.images
+  category = arguments.category or 'object'
   if arguments.format == 'labelme':
+    from embedmask_jax.prepare.image_folder import read_names
     from embedmask_jax.prepare.labelme import LabelmeLabels
 
-    return LabelmeLabels(labels, images)
+    names = read_names(arguments.names) if arguments.names else None
+    return LabelmeLabels(labels, images, names)
   if arguments.format == 'yolo':
     if not arguments.names:
       raise UserError('--names is missing; see embedmask prepare --help')
@@ -102,14 +133,23 @@ def _open(arguments: argparse.Namespace) -> 'LabelFormat':
   if arguments.format == 'instance-ids':
     from embedmask_jax.prepare.instance_ids import InstanceIdLabels
 
-    return InstanceIdLabels(labels, images, arguments.category)
+    return InstanceIdLabels(labels, images, category, _values(arguments.ignore))
   if arguments.format == 'mask-folders':
     from embedmask_jax.prepare.mask_folders import MaskFolderLabels
 
-    return MaskFolderLabels(labels, images, arguments.category)
+    return MaskFolderLabels(labels, images, category)
   from embedmask_jax.prepare.cityscapes import CityscapesLabels
 
   return CityscapesLabels(labels, images)
+
+
+def _values(text: str) -> frozenset[int]:
+  try:
+    return frozenset(int(value) for value in text.split(',') if text)
+  except ValueError as error:
+    raise UserError(
+      f'--ignore={text}: must be whole numbers joined by commas, such as 255'
+    ) from error
 
 
 def _write_records(arguments: argparse.Namespace) -> int:
@@ -131,7 +171,10 @@ def _write_records(arguments: argparse.Namespace) -> int:
   # TFDS talks of downloads, on the stream that is the report's.
   with contextlib.redirect_stdout(sys.stderr):
     output = prepare_records(
-      arguments.annotations, arguments.images, arguments.output, arguments.split
+      arguments.annotations,
+      arguments.images,
+      arguments.output,
+      arguments.split or 'train',
     )
   report = RecordSource(output).report
   if arguments.json:

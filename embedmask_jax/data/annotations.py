@@ -6,6 +6,7 @@ from enum import IntEnum
 import numpy as np
 
 from embedmask_jax.data.segmentations import MaskState
+from embedmask_jax.errors import shorten
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Use(IntEnum):
   TOO_SMALL = 8
 
 
-_WORDS = {
+# How reports name what is left out.
+USE_WORDS = {
   Use.CROWD: 'crowd regions',
   Use.NO_BOX: 'without a bbox of four finite numbers',
   Use.NO_MASK: 'without a segmentation',
@@ -183,9 +185,8 @@ class SourceReport:
     return line
 
 
-def _first(ids: tuple[int, ...], count: int = 5) -> str:
-  shown = ', '.join(str(i) for i in ids[:count])
-  return f'annotation ids {shown}{", ..." if len(ids) > count else ""}'
+def _first(ids: tuple[int, ...]) -> str:
+  return f'annotation ids {shorten(ids)}'
 
 
 def make_report(table: AnnotationTable, uses: np.ndarray) -> SourceReport:
@@ -202,7 +203,7 @@ def make_report(table: AnnotationTable, uses: np.ndarray) -> SourceReport:
     num_annotations=len(uses),
     num_instances=int(is_used.sum()),
     left_out={
-      words: ids(uses == use) for use, words in _WORDS.items() if (uses == use).any()
+      words: ids(uses == use) for use, words in USE_WORDS.items() if (uses == use).any()
     },
     short_polygons=ids(is_used & table.has_short_polygons),
     not_scored=ids(~can_be_scored(table)),

@@ -1,6 +1,5 @@
 """COCO's JSON: read, checked from end to end, turned into tables."""
 
-import json
 import reprlib
 import sys
 from collections import Counter
@@ -18,8 +17,8 @@ from embedmask_jax.data.segmentations import (
   check_run_lengths,
   parse_segmentation,
 )
-from embedmask_jax.errors import UserError
-from embedmask_jax.storage import read_bytes, reason
+from embedmask_jax.errors import UserError, shorten
+from embedmask_jax.storage import read_json
 
 _KEYS = {
   'images': ('id', 'file_name', 'height', 'width'),
@@ -38,15 +37,7 @@ def load_json(path: str) -> dict[str, Any]:
       integers, too large, or that appear twice, an annotation of an unknown image or
       category, no images, no categories.
   """
-  try:
-    content = json.loads(read_bytes(path))
-  except OSError as error:
-    raise UserError(
-      f'annotations {path!r}: cannot be read ({reason(error)}); name a COCO-format '
-      'JSON file'
-    ) from error
-  except (ValueError, RecursionError) as error:
-    raise UserError(f'{path}: not JSON ({error})') from error
+  content = read_json(path, remedy='; annotations are a COCO-format JSON file')
   if not isinstance(content, dict):
     raise UserError(
       f'{path}: not a COCO data set: the JSON is a {type(content).__name__}, not an '
@@ -91,7 +82,7 @@ def _check_part(path: str, content: dict, part: str, keys: Sequence[str]) -> Non
   twice = [f'{i} ({n} times)' for i, n in counts.items() if n > 1]
   if twice:
     raise UserError(
-      f'{path}: {len(twice)} ids in {part!r} are not unique: {_listed(twice)}'
+      f'{path}: {len(twice)} ids in {part!r} are not unique: {shorten(twice)}'
     )
 
 
@@ -109,12 +100,8 @@ def _check_references(path: str, content: dict) -> None:
       shown = [f'annotation {entry["id"]} names {entry[key]}' for entry in lost]
       raise UserError(
         f'{path}: {len(lost)} annotations name a {key} that is not in {part!r}: '
-        f'{_listed(shown)}'
+        f'{shorten(shown)}'
       )
-
-
-def _listed(items: Sequence[str], count: int = 5) -> str:
-  return ', '.join(items[:count]) + (', ...' if len(items) > count else '')
 
 
 def group_by_image(content: dict[str, Any]) -> list[list[dict[str, Any]]]:

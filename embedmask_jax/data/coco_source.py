@@ -14,7 +14,7 @@ from embedmask_jax.data.coco_json import (
 )
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.masks import Segmentation
-from embedmask_jax.errors import UserError
+from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.presets import PRESETS, Preset
 from embedmask_jax.storage import list_names, located, read_bytes, reason
 
@@ -148,11 +148,10 @@ def _find_images(
 def _missing(
   missing: Sequence[str], count: int, folders: Sequence[str], annotations: str
 ) -> UserError:
-  shown = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
   remedy = 'check the images folder(s)'
   if len(missing) < count:
     remedy += ' or take them out of the JSON (embedmask check-data names them all)'
   return UserError(
     f'{len(missing)} of {count} images of {annotations} are not in '
-    f'{", ".join(folders)}: {shown}; {remedy}'
+    f'{", ".join(folders)}: {shorten(missing)}; {remedy}'
   )

@@ -16,7 +16,7 @@ from embedmask_jax.data.annotations import (
   make_report,
 )
 from embedmask_jax.data.masks import Segmentation
-from embedmask_jax.errors import UserError
+from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.presets import Preset
 
 Categories = tuple[tuple[int, str], ...]  # (id, name), the class's index by position
@@ -157,10 +157,12 @@ class ImageSource(ABC):
 def _check_categories(found: Categories, known: Categories, location: str) -> None:
   unknown = [category for category in found if category not in known]
   if unknown:
-    shown = ', '.join(f'{i} {name!r}' for i, name in unknown[:5])
-    classes = ', '.join(f'{i} {name!r}' for i, name in known[:5])
+    shown, classes = (
+      shorten([f'{i} {name!r}' for i, name in categories])
+      for categories in (unknown, known)
+    )
     raise UserError(
-      f'{location}: {len(unknown)} categories are unknown to the model: {shown}'
-      f'{", ..." if len(unknown) > 5 else ""}; its {len(known)} classes are {classes}'
-      f'{", ..." if len(known) > 5 else ""}. Ids and names must both agree'
+      f'{location}: {len(unknown)} categories are unknown to the model: {shown}; its '
+      f'{len(known)} classes are {classes}. Ids and names must both agree; with '
+      '`embedmask prepare`, convert both data sets with the same --names'
     )

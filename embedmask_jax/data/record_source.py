@@ -147,8 +147,8 @@ def _load_index(folder: epath.Path) -> tuple[AnnotationTable, str]:
     zipfile.BadZipFile,
   ) as error:
     raise UserError(
-      f'{folder}: not a folder of records written by '
-      f'`python -m embedmask_jax.data.tfds_builder` ({error})'
+      f'{folder}: not a folder of records written by `embedmask prepare --from=coco` '
+      f'({error})'
     ) from error
 
 

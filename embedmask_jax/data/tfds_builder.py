@@ -1,18 +1,14 @@
-r"""Writes a COCO-format data set as ArrayRecord files, masks included, by way of TFDS.
+"""Writes a COCO-format data set as ArrayRecord files, masks included, by way of TFDS.
 
-  python -m embedmask_jax.data.tfds_builder --annotations A.json --images DIR \
-    --output RECORDS
-
-RECORDS then serves as `annotations` in a config, with `images` left empty. Other
-programs read it with `tfds.builder_from_directory(RECORDS).as_data_source()`.
+The folder of records, which `embedmask prepare --from=coco` writes, then serves as
+`annotations` in a config, with `images` left empty. Other programs read it with
+`tfds.builder_from_directory(RECORDS).as_data_source()`.
 TensorFlow is not needed for either.
 """
 
-import argparse
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -147,31 +143,3 @@ def prepare_records(
   finally:
     shutil.rmtree(incomplete, ignore_errors=True)
   return output
-
-
-def main(argv: list[str] | None = None) -> int:
-  """The command line; returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog='python -m embedmask_jax.data.tfds_builder',
-    description='Writes a COCO-format data set as ArrayRecord files.',
-  )
-  parser.add_argument('--annotations', required=True, help='COCO-format JSON')
-  parser.add_argument(
-    '--images', required=True, help='image folder, or several joined by commas'
-  )
-  parser.add_argument('--output', required=True, help='folder to write')
-  parser.add_argument('--split', default='train', help='name of the split for TFDS')
-  options = parser.parse_args(argv)
-  try:
-    output = prepare_records(
-      options.annotations, options.images, options.output, options.split
-    )
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  print(f'records in {output}')
-  return 0
-
-
-if __name__ == '__main__':
-  sys.exit(main())

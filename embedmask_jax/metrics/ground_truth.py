@@ -1,6 +1,5 @@
 """A COCO ground truth, read and checked for scoring."""
 
-import json
 import reprlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ from embedmask_jax.data.segmentations import (
   check_run_lengths,
 )
 from embedmask_jax.errors import UserError
-from embedmask_jax.storage import read_bytes, reason
+from embedmask_jax.storage import read_json
 
 # COCO's masks count pixels in 32 bits.
 _MOST_PIXELS = 2**32 - 1
@@ -44,16 +43,6 @@ _NEEDED: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
   'categories': {'id': _AN_ID, 'name': (_is_text, 'a string')},
   'annotations': {'id': _AN_ID, 'image_id': _AN_ID, 'category_id': _AN_ID},
 }
-
-
-def read_json(path: str | Path) -> Any:
-  """Content of a JSON file; UserError where it is missing or not JSON."""
-  try:
-    return json.loads(read_bytes(path))
-  except OSError as error:
-    raise UserError(f'cannot read {path}: {reason(error)}') from error
-  except (ValueError, RecursionError) as error:
-    raise UserError(f'{path} is not a JSON file: {error}') from error
 
 
 def encode_segmentation(segmentation: Any, height: int, width: int) -> dict:

@@ -15,8 +15,8 @@ from embedmask_jax.metrics.ground_truth import (
   check_masks,
   encode_segmentation,
   read_ground_truth,
-  read_json,
 )
+from embedmask_jax.storage import read_json
 
 
 def unpack_masks(masks: np.ndarray, original_size: Sequence[int]) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from absl import logging
 
+from embedmask_jax.errors import shorten
 from embedmask_jax.predict.prediction import Prediction
 
 
@@ -100,7 +101,7 @@ class Summary:
         '--max-detections (config.eval.max_detections)',
         self._max_detections,
         len(self._capped),
-        _some(list(self._capped)),
+        shorten(list(self._capped)),
       )
     if self._small:
       name, scale = min(self._small.items(), key=lambda item: item[1])
@@ -117,7 +118,3 @@ class Summary:
       )
     for message in self.unreadable.values():
       logging.error('  %s', message)
-
-
-def _some(names: Sequence[str]) -> str:
-  return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')

@@ -21,6 +21,7 @@ from embedmask_jax.prepare.image_folder import (
   label_files,
   read_json_object,
   read_label_image,
+  visible_files,
 )
 from embedmask_jax.prepare.label_format import LabelledImage, LabelledObject
 
@@ -59,7 +60,7 @@ class CityscapesLabels:
     files: dict[str, Path] = {}
     # Instance numbers last: they go before polygons.
     for ending in (_POLYGONS, _IDS):
-      files |= label_files(folder.rglob(f'*{ending}'), ending)
+      files |= label_files(visible_files(folder, ending), ending)
     if not files:
       raise UserError(f'--labels={labels}: no *{_IDS} and no *{_POLYGONS} in it')
     by_stem = {

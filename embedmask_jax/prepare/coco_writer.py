@@ -18,7 +18,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from embedmask_jax.errors import UserError
+from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.folders import local_file
 from embedmask_jax.metrics.ground_truth import encode_segmentation
 from embedmask_jax.prepare.label_format import LabelFormat, LabelledImage
@@ -144,14 +144,13 @@ def _check_unique(images: Sequence[LabelledImage]) -> None:
   twice = [name for name, count in times.items() if count > 1]
   if twice:
     raise UserError(
-      f'{len(twice)} images have several label files: {", ".join(twice[:5])}; an '
+      f'{len(twice)} images have several label files: {shorten(twice)}; an '
       'image needs one'
     )
 
 
 def _unusable(broken: dict[str, str], count: int, partial: Path) -> UserError:
-  messages = list(broken.values())
-  shown = '; '.join(messages[:5]) + ('; ...' if len(messages) > 5 else '')
+  shown = shorten(list(broken.values()), joint='; ')
   return UserError(
     f'{len(broken)} of {count} images or their labels cannot be used: {shown}. Correct '
     f'them and run the same command again (what was read is in {partial}), or leave '

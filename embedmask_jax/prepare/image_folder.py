@@ -1,6 +1,5 @@
 """The images that labels belong to."""
 
-import json
 import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -11,8 +10,9 @@ from PIL import Image
 
 from embedmask_jax.data.coco_source import read_image_file
 from embedmask_jax.data.decode import open_rgb, stored_form
-from embedmask_jax.errors import UserError
-from embedmask_jax.image_files import SUFFIXES
+from embedmask_jax.errors import UserError, shorten
+from embedmask_jax.image_files import SUFFIXES, is_hidden
+from embedmask_jax.storage import read_json
 
 # Of what `read_label_image` reads.
 LABEL_SUFFIXES = ('.png', '.tif', '.tiff', '.bmp')
@@ -39,12 +39,13 @@ class ImageFolder:
     self.folder = existing_folder(folder, flag)
     self.names = tuple(
       path.relative_to(self.folder).as_posix()
-      for path in sorted(self.folder.rglob('*'))
+      for path in visible_files(self.folder, '')
       # A link to nowhere is named when it is read.
       if path.suffix.lower() in SUFFIXES and not path.is_dir()
     )
     if not self.names:
-      raise UserError(f'{flag}={folder}: no image in this folder')
+      remedy = '' if flag == '--images' else '; name the folder of images with --images'
+      raise UserError(f'{flag}={folder}: no image in this folder{remedy}')
 
   def by_stem(self) -> dict[str, str]:
     """File name without folder and suffix -> name.
@@ -87,6 +88,18 @@ class ImageFolder:
     return image.height, image.width
 
 
+def visible_files(folder: Path, ending: str) -> list[Path]:
+  """What a folder and its subfolders hold under names that end so, sorted.
+
+  What `is_hidden` is left out.
+  """
+  return sorted(
+    path
+    for path in folder.rglob(f'*{ending}')
+    if not is_hidden(path.relative_to(folder))
+  )
+
+
 def label_files(paths: Iterable[Path], ending: str) -> dict[str, Path]:
   """File name without folder and ending -> file.
 
@@ -94,7 +107,7 @@ def label_files(paths: Iterable[Path], ending: str) -> dict[str, Path]:
     UserError: two files share that.
   """
   found: dict[str, Path] = {}
-  for path in sorted(paths):
+  for path in paths:
     name = path.name.removesuffix(ending)
     if name in found:
       raise UserError(
@@ -125,8 +138,7 @@ def check_pairs(
   ):
     lost = sorted(set(here) - set(there))
     if lost:
-      shown = ', '.join(lost[:5]) + (', ...' if len(lost) > 5 else '')
-      raise UserError(f'{folder}: {len(lost)} names have no {what}: {shown}')
+      raise UserError(f'{folder}: {len(lost)} names have no {what}: {shorten(lost)}')
 
 
 def existing_folder(folder: str, flag: str) -> Path:
@@ -183,12 +195,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
   Raises:
     UserError: it cannot be read, or holds something else.
   """
-  try:
-    content = json.loads(path.read_bytes())
-  except OSError as error:
-    raise UserError(f'{path}: cannot be read ({error.strerror})') from error
-  except (ValueError, RecursionError) as error:
-    raise UserError(f'{path}: not JSON ({error})') from error
+  content = read_json(path)
   if not isinstance(content, dict):
     raise UserError(f'{path}: a JSON object is needed, not a {type(content).__name__}')
   return content
@@ -201,7 +208,8 @@ def read_names(path: str) -> tuple[str, ...]:
     UserError: the file cannot be read, or holds no names.
   """
   try:
-    text = Path(os.path.expanduser(path)).read_text(encoding='utf-8')
+    # Files of Windows may begin with a byte order mark.
+    text = Path(os.path.expanduser(path)).read_text(encoding='utf-8-sig')
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(f'--names={path}: cannot be read ({error})') from error
   if Path(path).suffix.lower() not in ('.yaml', '.yml'):

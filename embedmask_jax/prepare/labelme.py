@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from embedmask_jax.errors import UserError
+from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.metrics.ground_truth import encode_segmentation
 from embedmask_jax.metrics.results import encode_mask
 from embedmask_jax.prepare.image_folder import (
   ImageFolder,
   existing_folder,
   read_json_object,
+  visible_files,
 )
 from embedmask_jax.prepare.label_format import LabelledImage, LabelledObject
 
@@ -28,21 +29,21 @@ _CIRCLE_POINTS = 64
 
 
 class LabelmeLabels:
-  """See `LabelFormat`; categories are the labels found."""
+  """See `LabelFormat`; categories are the names given, or else the labels found."""
 
-  categories = None
-
-  def __init__(self, labels: str, images: str):
+  def __init__(self, labels: str, images: str, names: tuple[str, ...] | None = None):
     """Finds the files.
 
     Args:
       labels: folder of the JSON files, with subfolders.
       images: folder that `imagePath` is looked for in, by its last part; '' for the
         place that `imagePath` names, seen from its JSON, inside of `labels`.
+      names: of the classes; a label that is not among them is an error.
 
     Raises:
       UserError: a folder is missing, or there is no JSON in it.
     """
+    self.categories = names
     self._folder = existing_folder(labels, '--labels')
     self._images = ImageFolder(images or labels, '--images' if images else '--labels')
     self._by_name: dict[str, list[str]] = {}
@@ -52,7 +53,7 @@ class LabelmeLabels:
     self._seeks = bool(images)
     self.keys = tuple(
       path.relative_to(self._folder).as_posix()
-      for path in sorted(self._folder.rglob('*.json'))
+      for path in visible_files(self._folder, '.json')
     )
     if not self.keys:
       raise UserError(f'--labels={labels}: no JSON file in this folder')
@@ -78,7 +79,7 @@ class LabelmeLabels:
     told = (content.get('imageHeight'), content.get('imageWidth'))
     is_told = all(isinstance(side, int) for side in told)
     height, width = self._images.size(name, told if is_told else None)  # type: ignore[arg-type]
-    objects, skipped = _objects(path, shapes, (height, width))
+    objects, skipped = _objects(path, shapes, (height, width), self.categories)
     return LabelledImage(name, height, width, objects, len(shapes), skipped)
 
   def _image(self, path: Path, told: Any) -> str:
@@ -105,7 +106,10 @@ class LabelmeLabels:
 
 
 def _objects(
-  path: Path, shapes: list[dict], size: tuple[int, int]
+  path: Path,
+  shapes: list[dict],
+  size: tuple[int, int],
+  names: tuple[str, ...] | None,
 ) -> tuple[list[LabelledObject], list[str]]:
   groups: dict[Any, list[Any]] = {}
   skipped = []
@@ -118,6 +122,8 @@ def _objects(
     if kind in ('point', 'points', 'line', 'linestrip'):
       skipped.append(f'{place}: a {kind} has no area')
       continue
+    if names is not None and label not in names:
+      raise UserError(f'{place}: label {label!r}; --names has {shorten(names)}')
     try:
       part = _segmentation(shape, kind, size)
       encode_segmentation(part, *size)

@@ -5,6 +5,7 @@ The masks of IMAGES/name.jpg lie in LABELS/name/ or LABELS/name/masks/.
 
 from pathlib import Path
 
+from embedmask_jax.image_files import is_hidden
 from embedmask_jax.metrics.results import encode_mask
 from embedmask_jax.prepare.image_folder import (
   LABEL_SUFFIXES,
@@ -36,7 +37,11 @@ class MaskFolderLabels:
     self.notes: list[str] = []
     folder = existing_folder(labels, '--labels')
     self._images = ImageFolder(images)
-    folders = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
+    folders = {
+      path.name: path
+      for path in sorted(folder.iterdir())
+      if path.is_dir() and not is_hidden(Path(path.name))
+    }
     if folder.resolve() == self._images.folder.resolve():
       self._images.names = tuple(
         name for name in self._images.names if Path(name).parent.name == 'images'
@@ -57,7 +62,7 @@ class MaskFolderLabels:
     return sorted(
       path
       for path in folder.iterdir()
-      if not (path.is_dir() or path.name.startswith('.'))
+      if not (path.is_dir() or is_hidden(Path(path.name)))
     )
 
   def read(self, key: str) -> LabelledImage:

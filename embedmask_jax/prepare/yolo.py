@@ -7,12 +7,13 @@ height.
 import math
 from pathlib import Path
 
-from embedmask_jax.errors import UserError
+from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.prepare.image_folder import (
   ImageFolder,
   check_pairs,
   existing_folder,
   label_files,
+  visible_files,
 )
 from embedmask_jax.prepare.label_format import LabelledImage, LabelledObject
 
@@ -38,7 +39,7 @@ class YoloLabels:
     self.categories = names
     self._images = ImageFolder(images)
     folder = existing_folder(labels, '--labels')
-    texts = (path for path in folder.rglob('*.txt') if path.stem != 'classes')
+    texts = (p for p in visible_files(folder, '.txt') if p.stem != 'classes')
     files = label_files(texts, '.txt')
     by_stem = self._images.by_stem()
     # An image may do without.
@@ -47,7 +48,7 @@ class YoloLabels:
     self.keys = tuple(self._files)
     bare = [name for name, file in self._files.items() if file is None]
     self.notes = (
-      [f'{len(bare)} images have no label file: {", ".join(bare[:5])}'] if bare else []
+      [f'{len(bare)} images have no label file: {shorten(bare)}'] if bare else []
     )
 
   def files(self, key: str) -> list[Path]:
@@ -65,7 +66,8 @@ class YoloLabels:
 
   def _objects(self, file: Path, height: int, width: int) -> list[LabelledObject]:
     try:
-      lines = file.read_text(encoding='utf-8').splitlines()
+      # Files of Windows may begin with a byte order mark.
+      lines = file.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
       raise UserError(f'{file}: cannot be read ({error})') from error
     return [
