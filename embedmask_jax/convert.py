@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import optax
 from absl import logging
 
@@ -15,6 +14,7 @@ from embedmask_jax.folders import local_file, writable_folder
 from embedmask_jax.import_weights import export_weights, import_weights
 from embedmask_jax.models.factory import build_model, init_variables
 from embedmask_jax.presets import PRESETS
+from embedmask_jax.stored_model import read_variables
 from embedmask_jax.train_state import create_train_state
 from embedmask_jax.weights.coco_categories import COCO_CATEGORIES
 from embedmask_jax.weights.files import write_torch
@@ -69,9 +69,7 @@ def run_export(stored: StoredCheckpoint, output: str | Path) -> None:
       file cannot be written.
   """
   output = local_file(output, '--output')
-  model = build_model(stored.metadata.config.model, len(stored.metadata.class_names))
-  template = jax.eval_shape(lambda: init_variables(model, 0))
-  state_dict = export_weights(stored.read('variables', template))
+  state_dict = export_weights(read_variables(stored, stored.metadata.config))
   write_torch(output, state_dict)
   logging.info(
     "%s -> %s: %d tensors in the authors' layout",

@@ -26,6 +26,7 @@ OURS = {
   'mask_readout': ('ops', 'presets', 'structures'),
   'postprocess': ('mask_readout', 'ops', 'presets', 'structures'),
   'storage': ('errors',),
+  'stored_model': ('checkpoint', 'devices', 'models', 'postprocess'),
   'data': ('data', 'errors', 'ops.locations', 'presets', 'storage'),
   'prepare': (
     *('data', 'errors', 'folders', 'image_files', 'metrics', 'prepare', 'storage'),
@@ -40,7 +41,7 @@ OURS = {
   'output_kinds': (),
   'report': ('charts', 'metrics', 'report', 'visualize'),
 }
-# A module or folder -> third parties it may not import, not even inside a function.
+# A module or folder -> what it may not import, not even inside a function.
 FORBIDDEN = {
   'data': ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'torch'),
   'prepare': ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'torch'),
@@ -49,6 +50,8 @@ FORBIDDEN = {
   'presets': ('jax', 'flax'),
   'charts': ('jax', 'numpy'),
   'report': ('jax', 'flax'),
+  'predict': (f'{PACKAGE}.evaluate',),
+  'export': (f'{PACKAGE}.evaluate',),
 }
 # Where a config is a ConfigDict (checkpoints carry it); all else takes plain arguments.
 CONFIG_AWARE = (
@@ -61,6 +64,7 @@ CONFIG_AWARE = (
   'export',
   'models.factory',
   'predict',
+  'stored_model',
   'train',
 )
 # Optional: inside a function only.
@@ -165,6 +169,7 @@ def test_every_layer_with_a_rule_exists():
     ('train_step', 'from configs import base'),
     ('metrics.writer', 'def f():\n  import tensorflow as tf'),
     ('weights.authors', 'if True:\n  import torch'),
+    ('predict.predictor', 'from embedmask_jax.evaluate import Evaluator'),
   ],
 )
 def test_a_broken_rule_is_noticed(module, source):
