@@ -21,28 +21,10 @@ from embedmask_jax.weights.adelaidet import (
 )
 from embedmask_jax.weights.authors import export_authors, import_authors
 from embedmask_jax.weights.backbones import import_backbone
+from embedmask_jax.weights.class_layers import class_layers, with_class_layers
 from embedmask_jax.weights.files import read_weights
 from embedmask_jax.weights.report import WeightReport
-from embedmask_jax.weights.tree import (
-  copy_tree,
-  get_leaf,
-  has_leaf,
-  leaf_paths,
-  set_leaf,
-)
-
-__all__ = [
-  'WeightReport',
-  'export_adelaidet',
-  'export_authors',
-  'export_weights',
-  'import_adelaidet',
-  'import_authors',
-  'import_backbone',
-  'import_weights',
-  'is_adelaidet',
-  'read_weights',
-]
+from embedmask_jax.weights.tree import get_leaf, has_leaf, leaf_paths
 
 
 def import_weights(
@@ -109,18 +91,13 @@ def _with_fitting_classes(
   imported: dict[str, Any], variables: Mapping[str, Any], report: WeightReport
 ) -> tuple[dict[str, Any], WeightReport]:
   """Puts the class logits of `variables` in where the numbers of classes differ."""
-  head = ('params', 'head')
-  candidates = ((*head, 'class_logits'), (*head, 'semantic_head', 'logits'))
-  paths = [path for path in candidates if has_leaf(variables, path)]
+  paths = class_layers(variables)
   found, own = (len(get_leaf(tree, paths[0])['bias']) for tree in (imported, variables))
   if found == own:
     return imported, report
-  imported = copy_tree(imported)
-  for path in paths:
-    set_leaf(imported, path, get_leaf(variables, path))
   names = {f'{"/".join(p[1:])}/{leaf}' for p in paths for leaf in ('kernel', 'bias')}
   reason = f'for {found} classes instead of {own}'
-  return imported, dataclasses.replace(
+  return with_class_layers(imported, variables), dataclasses.replace(
     report,
     mapped=tuple(pair for pair in report.mapped if pair[1] not in names),
     unused=(

@@ -22,10 +22,8 @@ from embedmask_jax.import_weights import import_weights
 from embedmask_jax.model_file import SUFFIX, open_model
 from embedmask_jax.storage import is_remote, located
 from embedmask_jax.train_state import TrainState, create_train_state
-from embedmask_jax.weights.tree import copy_tree, get_leaf, has_leaf, set_leaf
-
-# The layers of the head with an output per class, of which a model has one or both.
-CLASS_LAYERS = (('class_logits',), ('semantic_head', 'logits'))
+from embedmask_jax.weights.class_layers import class_layers, with_class_layers
+from embedmask_jax.weights.tree import copy_tree, get_leaf, set_leaf
 
 
 def initial_state(
@@ -117,17 +115,12 @@ def read_initial_variables(path: str, metadata: Metadata, variables: dict) -> di
     len(new),
   )
   shapes = stored.shapes('variables')
-  layers = [('params', 'head', *layer) for layer in CLASS_LAYERS]
-  layers = [layer for layer in layers if has_leaf(variables, layer)]
   template = copy_tree(variables)
-  for layer in layers:
+  for layer in class_layers(variables):
     for name, leaf in get_leaf(variables, layer).items():
       stored_leaf = shapes.get('/'.join((*layer, name)), (leaf.shape,))
       set_leaf(template, (*layer, name), np.empty(*stored_leaf))
-  read = copy_tree(stored.read('variables', template))
-  for layer in layers:
-    set_leaf(read, layer, get_leaf(variables, layer))
-  return read
+  return with_class_layers(stored.read('variables', template), variables)
 
 
 def _check_same_run(stored: StoredCheckpoint, metadata: Metadata) -> None:

@@ -1,18 +1,19 @@
 """A weight file becomes a checkpoint that evaluates, and a checkpoint a weight file."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 from configs import base
+from embedmask_jax import convert
 from embedmask_jax.checkpoint import open_checkpoint
 from embedmask_jax.convert import run_export, run_import
 from embedmask_jax.errors import UserError
-from embedmask_jax.import_weights import export_authors
 from embedmask_jax.models.factory import build_model, init_variables
+from embedmask_jax.weights.authors import export_authors
 from embedmask_jax.weights.coco_categories import COCO_CATEGORIES
-from embedmask_jax.weights.files import read_weights, write_torch
-
-pytest.importorskip('torch')
+from embedmask_jax.weights.files import read_weights
 
 
 def small_config():
@@ -29,18 +30,27 @@ def weights(tmp_path):
   """A file in the authors' layout of a small network with 80 classes."""
   model = build_model(small_config().model, 80)
   variables = init_variables(model, 3)
-  path = tmp_path / 'theirs.pth'
-  write_torch(path, export_authors(variables))
+  path = tmp_path / 'theirs.pkl'
+  path.write_bytes(pickle.dumps({'model': export_authors(variables)}))
   return path
 
 
-def test_there_and_back(tmp_path, weights):
+@pytest.fixture
+def exported(monkeypatch):
+  """Path -> tensors of what export would have PyTorch write."""
+  files = {}
+  monkeypatch.setattr(convert, 'write_torch', files.__setitem__)
+  return files
+
+
+def test_there_and_back(tmp_path, weights, exported):
   run_import(weights, small_config(), tmp_path / 'run')
   stored = open_checkpoint(tmp_path / 'run')
   assert stored.step == 0
   assert stored.metadata.categories == COCO_CATEGORIES
-  run_export(stored, tmp_path / 'back' / 'ours.pth')
-  returned = read_weights(tmp_path / 'back' / 'ours.pth')
+  path = tmp_path / 'back' / 'ours.pth'
+  run_export(stored, path)
+  returned = exported[path]
   theirs = read_weights(weights)
   assert returned.keys() == theirs.keys()
   for name, array in theirs.items():

@@ -67,6 +67,15 @@ def test_torch_file_with_code_is_refused_and_not_run(tmp_path):
   assert not trace.exists()
 
 
+def test_what_is_written_is_read_again(tmp_path):
+  pytest.importorskip('torch')
+  path, arrays = tmp_path / 'a.pth', {'w': np.arange(6, dtype=np.float32)}
+  write_torch(path, arrays)
+  found = read_weights(path)
+  assert found.keys() == arrays.keys()
+  np.testing.assert_array_equal(found['w'], arrays['w'])
+
+
 @pytest.mark.parametrize('name', ['a.pkl', 'a.pth'])
 def test_broken_files_are_named(tmp_path, name):
   if name.endswith('pth'):
