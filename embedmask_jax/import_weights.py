@@ -24,6 +24,7 @@ from embedmask_jax.weights.backbones import import_backbone
 from embedmask_jax.weights.class_layers import class_layers, with_class_layers
 from embedmask_jax.weights.files import read_weights
 from embedmask_jax.weights.report import WeightReport
+from embedmask_jax.weights.settings import check_settings
 from embedmask_jax.weights.tree import get_leaf, has_leaf, leaf_paths
 
 
@@ -57,7 +58,7 @@ def import_weights(
     if is_authors or is_adelaidet(tensors):
       read = import_authors if is_authors else import_adelaidet
       imported, report = read(tensors)
-      _check_settings(report.settings, model_settings)
+      check_settings(report.settings, model_settings)
       if may_replace_classes:
         imported, report = _with_fitting_classes(imported, variables, report)
       _check_same_shapes(imported, variables)
@@ -65,7 +66,7 @@ def import_weights(
       imported, report = import_backbone(
         tensors, variables, preset=model_settings['preset']
       )
-      _check_settings(report.settings, model_settings)
+      check_settings(report.settings, model_settings)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
   return imported, report
@@ -128,23 +129,3 @@ def _check_same_shapes(
         f'the file has {"/".join(path)}, which the model lacks: set model.backbone '
         'and model.preset to match'
       )
-
-
-def _check_settings(needed: Mapping[str, Any], configured: Mapping[str, Any]) -> None:
-  for name, value in needed.items():
-    if not _same(configured[name], value):
-      raise UserError(
-        f'these weights need model.{name}={value}, the config has '
-        f'{configured[name]}: pass --config.model.{name}={_as_flag(value)}'
-      )
-
-
-def _as_flag(value: Any) -> str:
-  """As a shell takes it."""
-  return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _same(found: Any, needed: Any) -> bool:
-  if isinstance(needed, tuple):
-    return len(found) == len(needed) and bool(np.allclose(found, needed))
-  return found == needed

@@ -25,6 +25,7 @@ from embedmask_jax.weights.authors import (
 from embedmask_jax.weights.backbones import TORCHVISION_SETTINGS, import_backbone
 from embedmask_jax.weights.files import read_weights
 from embedmask_jax.weights.places import to_theirs
+from embedmask_jax.weights.settings import check_settings
 from embedmask_jax.weights.tree import get_leaf, leaf_paths
 
 GOLDEN = Path(__file__).resolve().parent / 'golden' / '2021'
@@ -458,4 +459,4 @@ def test_a_setting_is_named_as_a_shell_takes_it():
     base.get_config().model,
   )
   with pytest.raises(UserError, match=r'pixel_mean=103\.53,116\.28,123\.675$'):
-    import_weights._check_settings(needed, configured)
+    check_settings(needed, configured)
