@@ -24,7 +24,8 @@ and prediction take the config that is stored in the checkpoint; fields are chan
 --config.part.field=value, and --config=FILE replaces its parts data and eval. Import
 reads a weight file of the authors or an ImageNet backbone, export writes a checkpoint
 in the authors' layout. All fields are listed in configs/base.py. Exit status: 0; 2
-after a user's mistake, which is told in one line; 75 after SIGTERM.
+after a user's mistake, which is told in one line, or a loss that was not finite; 75
+after SIGTERM.
 """
 
 import sys

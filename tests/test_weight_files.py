@@ -86,6 +86,12 @@ def test_broken_files_are_named(tmp_path, name):
     read_weights(path)
 
 
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'a.pkl').write_bytes(pickle.dumps({'w': np.ones(2)}))
+  np.testing.assert_array_equal(read_weights('~/a.pkl')['w'], 1)
+
+
 def test_other_files_are_refused(tmp_path):
   with pytest.raises(UserError, match='no such file'):
     read_weights(tmp_path / 'a.pkl')
