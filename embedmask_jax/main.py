@@ -55,6 +55,8 @@ _FLAGS_OF = {
   'import': ('weights', 'output', 'compilation_cache'),
   'export': ('checkpoint', 'output'),
 }
+# What a script may pass to every mode.
+_EVERYWHERE = ('mode', 'distributed', 'compilation_cache')
 
 
 def run(argv: Sequence[str]) -> int:
@@ -66,6 +68,7 @@ def run(argv: Sequence[str]) -> int:
   config_flags, others = split_config_flags(argv[1:])
   try:
     parse_flags(values, [argv[0], *others])
+    _check_mode(values)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return USER_MISTAKE
@@ -75,6 +78,15 @@ def run(argv: Sequence[str]) -> int:
     if values[name].present
   ]
   return command_line.run([values.mode, *given, *config_flags])
+
+
+def _check_mode(values: flags.FlagValues) -> None:
+  """Refuses what would be dropped silently: a flag that the mode does not have."""
+  own = (*_FLAGS_OF[values.mode], *_EVERYWHERE)
+  for name in values:
+    if values[name].present and name not in own:
+      modes = ', '.join(mode for mode, names in _FLAGS_OF.items() if name in names)
+      raise UserError(f'--{name} is no flag of --mode={values.mode}, but of {modes}')
 
 
 def _as_option(name: str, value: Any) -> str:
