@@ -113,8 +113,9 @@ def get_config() -> ConfigDict:
   checkpoint.keep_best = 1
   checkpoint.best_metric = 'segm/AP'  # a key of metrics.json
 
-  # Parameters to start from: a work folder, checkpoint or model file of ours, or a
-  # weight file of others (embedmask_jax/import_weights.py). A checkpoint in the run's
-  # own work folder goes before it.
+  # Parameters to start from: a work folder, checkpoint or model file of ours, the model
+  # that comes along (nuclei), or a weight file of others
+  # (embedmask_jax/import_weights.py). A checkpoint in the run's own work folder goes
+  # before it.
   config.init = ConfigDict({'checkpoint': ''})
   return config

@@ -6,9 +6,9 @@ Command:
     --config.data.eval.annotations=EVAL.json --config.data.eval.images=FOLDER
     --config.init.checkpoint=WORKDIR_OR_CHECKPOINT
 
-Number and names of the classes come from the training JSON. Everything but the
-class logits is taken from init.checkpoint when its classes are others. Without a
-checkpoint to start from, train from scratch: --config.model.norm=group
+Number and names of the classes come from the training JSON. Everything is taken from
+init.checkpoint, but for the class logits where its number of classes is another.
+Without a checkpoint to start from, train from scratch: --config.model.norm=group
 --config.model.frozen_stages=0, a higher rate and several times the steps; frozen
 batch norm with random weights does not train.
 

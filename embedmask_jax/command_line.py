@@ -52,9 +52,10 @@ COMMANDS = {
 }
 
 _STATUS = """\
-exit status: 0 done; 1 check-data has found something, or export --verify a difference;
-2 a user's mistake, told in one line; 75 stopped by SIGTERM after saving, start again to
-go on; 130 interrupted
+exit status: 0 done; 1 check-data has found or prepare left out something, or export
+--verify found a difference, or a crash; 2 a user's mistake, told in one line, or a loss
+that was not finite; 75 stopped by SIGTERM after saving, start again to go on; 130
+interrupted; 141 whoever read the output has gone
 """
 
 

@@ -184,6 +184,19 @@ FIELDS: Mapping[str, Rule] = {
   'init.checkpoint': _TEXT,
 }
 
+# What the results of a checkpoint on given data depend on. Of `eval`, the others are a
+# matter of memory, speed and pictures.
+RESULT_FIELDS = (
+  *('model.dtype', 'data.eval_short_side', 'data.long_side'),
+  *(
+    field
+    for field in FIELDS
+    if field.startswith('eval.')
+    and field.split('.')[1]
+    not in ('batch_size', 'mask_chunk', 'num_overlays', 'output_ladder')
+  ),
+)
+
 # Fields that the first checkpoints lack -> what they stood at then.
 _ADDED: Mapping[str, Any] = {
   'model.mask_branch_norm': 'batch',

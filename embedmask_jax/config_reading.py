@@ -9,7 +9,12 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from embedmask_jax.config import check_names, differences, validate_config
+from embedmask_jax.config import (
+  RESULT_FIELDS,
+  check_names,
+  differences,
+  validate_config,
+)
 from embedmask_jax.errors import UserError
 
 # The folder that holds `configs`: this one in an installed package, the repository
@@ -118,7 +123,8 @@ def given_or_default_config(config: Sequence[str], name: str) -> ConfigDict:
 def stored_or_given_config(stored: ConfigDict, config: Sequence[str]) -> ConfigDict:
   """The config of a checkpoint, with data and eval of --config where given.
 
-  Fields given one by one go before both.
+  Fields given one by one go before both. Where --config changes what results depend
+  on, there is a warning.
 
   Raises:
     UserError: --config or one of the fields cannot be used.
@@ -129,17 +135,22 @@ def stored_or_given_config(stored: ConfigDict, config: Sequence[str]) -> ConfigD
   given = _read_config(config)
   merged = stored.copy_and_resolve_references()
   merged.data, merged.eval = given.data, given.eval
-  for name in _field_names(config):
+  names = _field_names(config)
+  for name in names:
     *parts, field = name.split('.')
     place, source = merged, given
     for part in parts:
       place, source = place[part], source[part]
     place[field] = source[field]
   validate_config(merged)
+  logger = logging.getLogger(__name__)
   for field, change in differences(merged, given).items():
-    logging.getLogger(__name__).info(
-      '%s is that of the checkpoint, not of --config (%s)', field, change
-    )
+    logger.info('%s is that of the checkpoint, not of --config (%s)', field, change)
+  for field, change in differences(stored, merged).items():
+    if field in RESULT_FIELDS and field not in names:
+      logger.warning(
+        '%s is that of --config, not of the checkpoint (%s)', field, change
+      )
   return merged
 
 

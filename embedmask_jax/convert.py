@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import jax
 import optax
 from absl import logging
 from ml_collections import ConfigDict
@@ -15,10 +14,13 @@ from embedmask_jax.folders import local_file, writable_folder
 from embedmask_jax.import_weights import export_weights, import_weights
 from embedmask_jax.models.factory import build_model, init_variables
 from embedmask_jax.presets import PRESETS
+from embedmask_jax.stored_model import read_variables
 from embedmask_jax.train_state import create_train_state
+from embedmask_jax.weights.architecture import msra_settings
 from embedmask_jax.weights.coco_categories import COCO_CATEGORIES
 from embedmask_jax.weights.files import write_torch
 from embedmask_jax.weights.report import WeightReport
+from embedmask_jax.weights.settings import as_flag, other_settings
 
 
 def run_import(
@@ -67,13 +69,18 @@ def run_export(stored: StoredCheckpoint, output: str | Path) -> None:
     output: `.pth` file to write.
 
   Raises:
-    UserError: the model has no place in their layout, PyTorch is absent, or the
-      file cannot be written.
+    UserError: the model has no place in their layout, or settings that their code
+      does not take from it; PyTorch is absent, or the file cannot be written.
   """
+  model = stored.metadata.config.model
+  for name, value in other_settings(msra_settings(model.preset), model).items():
+    raise UserError(
+      f'{stored.folder} has model.{name}={as_flag(model[name])}, and the code of the '
+      f'authors takes it for {as_flag(value)}: write a model file (--output=NAME.npz) '
+      'or a program (--format=stablehlo) instead'
+    )
   output = local_file(output, '--output')
-  model = build_model(stored.metadata.config.model, len(stored.metadata.class_names))
-  template = jax.eval_shape(lambda: init_variables(model, 0))
-  state_dict = export_weights(stored.read('variables', template))
+  state_dict = export_weights(read_variables(stored, stored.metadata.config))
   write_torch(output, state_dict)
   logging.info(
     "%s -> %s: %d tensors in the authors' layout",

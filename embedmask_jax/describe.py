@@ -11,6 +11,7 @@ import jax
 
 from embedmask_jax import __version__
 from embedmask_jax.checkpoint import StoredCheckpoint
+from embedmask_jax.config import to_json
 from embedmask_jax.model_file import open_model
 from embedmask_jax.presets import PRESETS
 
@@ -42,6 +43,7 @@ def describe_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     'preset': config.model.preset,
     'backbone': config.model.backbone,
     'norm': config.model.norm,
+    'model': to_json(config.model),
     'classes': list(stored.metadata.class_names),
     'parameters': sum(parameters),
     'averaged': config.train.ema_decay > 0,

@@ -19,7 +19,7 @@ from embedmask_jax.data.decode import decode_image
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.pipeline import eval_batches
 from embedmask_jax.datasets import log_evaluation_data, open_eval_source, view_settings
-from embedmask_jax.devices import data_mesh, replicate, split
+from embedmask_jax.devices import data_mesh, split
 from embedmask_jax.errors import UserError
 from embedmask_jax.evaluation_folder import (
   RECORD_NAME,
@@ -33,11 +33,10 @@ from embedmask_jax.metrics.results import detections_to_results, unpack_masks
 from embedmask_jax.metrics.training_curves import draw_training_curves
 from embedmask_jax.metrics.writer import JSONL_NAME, MetricWriter
 from embedmask_jax.models.embedmask import EmbedMask
-from embedmask_jax.models.factory import build_model, variable_shapes
-from embedmask_jax.postprocess import DetectionSettings
 from embedmask_jax.presets import PRESETS
 from embedmask_jax.report.page import make_page
 from embedmask_jax.storage import located
+from embedmask_jax.stored_model import detection_settings, load_model
 from embedmask_jax.structures import Batch, Detections
 from embedmask_jax.visualize import draw_detections
 from embedmask_jax.writing import failures_told
@@ -229,37 +228,12 @@ class Evaluator:
     return over
 
 
-def detection_settings(evaluation: ConfigDict) -> DetectionSettings:
-  """The `eval` fields of a config that say how detections are read off."""
-  return DetectionSettings(
-    score_threshold=evaluation.score_threshold,
-    pre_nms_top_k=evaluation.pre_nms_top_k,
-    nms_threshold=evaluation.nms_threshold,
-    max_detections=evaluation.max_detections,
-    mask_threshold=evaluation.mask_threshold,
-    mask_chunk=evaluation.mask_chunk,
-  )
-
-
 def full_batch_size(config: ConfigDict, mesh: Mesh) -> int:
   """`eval.batch_size`, rounded up to what divides over the devices.
 
   Rows that only fill a batch count for nothing.
   """
   return -(-config.eval.batch_size // mesh.size) * mesh.size
-
-
-def load_model(
-  stored: StoredCheckpoint, config: ConfigDict, mesh: Mesh
-) -> tuple[EmbedMask, dict]:
-  """The network of a checkpoint and its variables, whole on every device.
-
-  Raises:
-    UserError: the checkpoint cannot be read, or is not of `config.model`.
-  """
-  model = build_model(config.model, len(stored.metadata.class_names))
-  template = variable_shapes(config.model, len(stored.metadata.class_names))
-  return model, replicate(mesh, stored.read('variables', template))
 
 
 def evaluate_checkpoint(

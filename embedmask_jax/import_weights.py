@@ -21,28 +21,11 @@ from embedmask_jax.weights.adelaidet import (
 )
 from embedmask_jax.weights.authors import export_authors, import_authors
 from embedmask_jax.weights.backbones import import_backbone
+from embedmask_jax.weights.class_layers import class_layers, with_class_layers
 from embedmask_jax.weights.files import read_weights
 from embedmask_jax.weights.report import WeightReport
-from embedmask_jax.weights.tree import (
-  copy_tree,
-  get_leaf,
-  has_leaf,
-  leaf_paths,
-  set_leaf,
-)
-
-__all__ = [
-  'WeightReport',
-  'export_adelaidet',
-  'export_authors',
-  'export_weights',
-  'import_adelaidet',
-  'import_authors',
-  'import_backbone',
-  'import_weights',
-  'is_adelaidet',
-  'read_weights',
-]
+from embedmask_jax.weights.settings import check_settings
+from embedmask_jax.weights.tree import get_leaf, has_leaf, leaf_paths
 
 
 def import_weights(
@@ -75,7 +58,7 @@ def import_weights(
     if is_authors or is_adelaidet(tensors):
       read = import_authors if is_authors else import_adelaidet
       imported, report = read(tensors)
-      _check_settings(report.settings, model_settings)
+      check_settings(report.settings, model_settings)
       if may_replace_classes:
         imported, report = _with_fitting_classes(imported, variables, report)
       _check_same_shapes(imported, variables)
@@ -83,7 +66,7 @@ def import_weights(
       imported, report = import_backbone(
         tensors, variables, preset=model_settings['preset']
       )
-      _check_settings(report.settings, model_settings)
+      check_settings(report.settings, model_settings)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
   return imported, report
@@ -109,18 +92,13 @@ def _with_fitting_classes(
   imported: dict[str, Any], variables: Mapping[str, Any], report: WeightReport
 ) -> tuple[dict[str, Any], WeightReport]:
   """Puts the class logits of `variables` in where the numbers of classes differ."""
-  head = ('params', 'head')
-  candidates = ((*head, 'class_logits'), (*head, 'semantic_head', 'logits'))
-  paths = [path for path in candidates if has_leaf(variables, path)]
+  paths = class_layers(variables)
   found, own = (len(get_leaf(tree, paths[0])['bias']) for tree in (imported, variables))
   if found == own:
     return imported, report
-  imported = copy_tree(imported)
-  for path in paths:
-    set_leaf(imported, path, get_leaf(variables, path))
   names = {f'{"/".join(p[1:])}/{leaf}' for p in paths for leaf in ('kernel', 'bias')}
   reason = f'for {found} classes instead of {own}'
-  return imported, dataclasses.replace(
+  return with_class_layers(imported, variables), dataclasses.replace(
     report,
     mapped=tuple(pair for pair in report.mapped if pair[1] not in names),
     unused=(
@@ -151,23 +129,3 @@ def _check_same_shapes(
         f'the file has {"/".join(path)}, which the model lacks: set model.backbone '
         'and model.preset to match'
       )
-
-
-def _check_settings(needed: Mapping[str, Any], configured: Mapping[str, Any]) -> None:
-  for name, value in needed.items():
-    if not _same(configured[name], value):
-      raise UserError(
-        f'these weights need model.{name}={value}, the config has '
-        f'{configured[name]}: pass --config.model.{name}={_as_flag(value)}'
-      )
-
-
-def _as_flag(value: Any) -> str:
-  """As a shell takes it."""
-  return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _same(found: Any, needed: Any) -> bool:
-  if isinstance(needed, tuple):
-    return len(found) == len(needed) and bool(np.allclose(found, needed))
-  return found == needed

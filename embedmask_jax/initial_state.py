@@ -20,12 +20,13 @@ from embedmask_jax.devices import replicate
 from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.import_weights import import_weights
 from embedmask_jax.model_file import SUFFIX, open_model
+from embedmask_jax.shipped import shipped_models
 from embedmask_jax.storage import is_remote, located
 from embedmask_jax.train_state import TrainState, create_train_state
-from embedmask_jax.weights.tree import copy_tree, get_leaf, has_leaf, set_leaf
-
-# The layers of the head with an output per class, of which a model has one or both.
-CLASS_LAYERS = (('class_logits',), ('semantic_head', 'logits'))
+from embedmask_jax.weights.architecture import MSRA_SETTINGS
+from embedmask_jax.weights.class_layers import class_layers, with_class_layers
+from embedmask_jax.weights.settings import check_settings
+from embedmask_jax.weights.tree import copy_tree, get_leaf, set_leaf
 
 
 def initial_state(
@@ -80,14 +81,16 @@ def read_initial_variables(path: str, metadata: Metadata, variables: dict) -> di
   anything else that does not fit is an error.
 
   Args:
-    path: a checkpoint, work folder or model file of ours, or a weight file of others
-      (`import_weights`).
+    path: a checkpoint, work folder or model file of ours, the name of a model that
+      comes along, or a weight file of others (`import_weights`).
     metadata: of this run.
     variables: {'params', 'batch_stats'} as drawn from the seed.
 
   Raises:
     UserError: it cannot be read, or does not fit.
   """
+  if path in shipped_models() and not located(path).exists():
+    path = str(shipped_models()[path])
   if located(path).is_file() and not path.endswith(SUFFIX):
     if is_remote(path):
       raise UserError(
@@ -99,7 +102,27 @@ def read_initial_variables(path: str, metadata: Metadata, variables: dict) -> di
     logging.info('starting from %s: %s', path, report.summary())
     return imported
   stored = open_model(path)
+  own_model, model = stored.metadata.config.model, metadata.config.model
+  try:
+    check_settings({name: own_model[name] for name in MSRA_SETTINGS}, model)
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from error
+  read = _read_with_fitting_classes(stored, metadata, variables)
   logging.info('starting from the parameters of %s (step %d)', path, stored.step)
+  if own_model.preset != model.preset:
+    logging.warning(
+      'init.checkpoint was trained with model.preset=%s and this run has %s: the '
+      'parameters fit, but have to learn another meaning',
+      own_model.preset,
+      model.preset,
+    )
+  return read
+
+
+def _read_with_fitting_classes(
+  stored: StoredCheckpoint, metadata: Metadata, variables: dict
+) -> dict:
+  """The stored variables, or the class layers of `variables` where sizes differ."""
   old, new = stored.metadata.class_names, metadata.class_names
   if len(old) == len(new):
     if old != new:
@@ -117,17 +140,12 @@ def read_initial_variables(path: str, metadata: Metadata, variables: dict) -> di
     len(new),
   )
   shapes = stored.shapes('variables')
-  layers = [('params', 'head', *layer) for layer in CLASS_LAYERS]
-  layers = [layer for layer in layers if has_leaf(variables, layer)]
   template = copy_tree(variables)
-  for layer in layers:
+  for layer in class_layers(variables):
     for name, leaf in get_leaf(variables, layer).items():
       stored_leaf = shapes.get('/'.join((*layer, name)), (leaf.shape,))
       set_leaf(template, (*layer, name), np.empty(*stored_leaf))
-  read = copy_tree(stored.read('variables', template))
-  for layer in layers:
-    set_leaf(read, layer, get_leaf(variables, layer))
-  return read
+  return with_class_layers(stored.read('variables', template), variables)
 
 
 def _check_same_run(stored: StoredCheckpoint, metadata: Metadata) -> None:

@@ -24,7 +24,8 @@ and prediction take the config that is stored in the checkpoint; fields are chan
 --config.part.field=value, and --config=FILE replaces its parts data and eval. Import
 reads a weight file of the authors or an ImageNet backbone, export writes a checkpoint
 in the authors' layout. All fields are listed in configs/base.py. Exit status: 0; 2
-after a user's mistake, which is told in one line; 75 after SIGTERM.
+after a user's mistake, which is told in one line, or a loss that was not finite; 75
+after SIGTERM.
 """
 
 import sys
@@ -54,6 +55,8 @@ _FLAGS_OF = {
   'import': ('weights', 'output', 'compilation_cache'),
   'export': ('checkpoint', 'output'),
 }
+# What a script may pass to every mode.
+_EVERYWHERE = ('mode', 'distributed', 'compilation_cache')
 
 
 def run(argv: Sequence[str]) -> int:
@@ -65,6 +68,7 @@ def run(argv: Sequence[str]) -> int:
   config_flags, others = split_config_flags(argv[1:])
   try:
     parse_flags(values, [argv[0], *others])
+    _check_mode(values)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return USER_MISTAKE
@@ -74,6 +78,15 @@ def run(argv: Sequence[str]) -> int:
     if values[name].present
   ]
   return command_line.run([values.mode, *given, *config_flags])
+
+
+def _check_mode(values: flags.FlagValues) -> None:
+  """Refuses what would be dropped silently: a flag that the mode does not have."""
+  own = (*_FLAGS_OF[values.mode], *_EVERYWHERE)
+  for name in values:
+    if values[name].present and name not in own:
+      modes = ', '.join(mode for mode, names in _FLAGS_OF.items() if name in names)
+      raise UserError(f'--{name} is no flag of --mode={values.mode}, but of {modes}')
 
 
 def _as_option(name: str, value: Any) -> str:

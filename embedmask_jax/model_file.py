@@ -31,8 +31,8 @@ from embedmask_jax.checkpoint import (
 )
 from embedmask_jax.errors import UserError
 from embedmask_jax.folders import local_file
-from embedmask_jax.models.factory import variable_shapes
 from embedmask_jax.storage import located
+from embedmask_jax.stored_model import read_variables
 from embedmask_jax.writing import failures_told
 
 SUFFIX = '.npz'
@@ -105,9 +105,8 @@ def write_model_file(stored: StoredCheckpoint, path: str | os.PathLike) -> None:
   if path.suffix != SUFFIX:
     raise UserError(f'{path}: the name of a model file ends in {SUFFIX}')
   metadata = stored.metadata
-  template = variable_shapes(metadata.config.model, len(metadata.class_names))
   variables = ocp.tree.to_flat_dict(
-    jax.tree.map(np.asarray, stored.read('variables', template)), sep='/'
+    jax.tree.map(np.asarray, read_variables(stored, metadata.config)), sep='/'
   )
   arrays = {name: _narrowed(name, array) for name, array in variables.items()}
   content = {

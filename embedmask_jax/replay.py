@@ -21,8 +21,8 @@ from embedmask_jax.data.transforms import Arrays
 from embedmask_jax.devices import data_mesh, replicate, split
 from embedmask_jax.errors import UserError
 from embedmask_jax.hosts import from_first, is_first
-from embedmask_jax.models.factory import build_model, init_variables
 from embedmask_jax.storage import located
+from embedmask_jax.stored_model import load_model
 from embedmask_jax.structures import Batch
 from embedmask_jax.train_state import TrainState, create_train_state
 from embedmask_jax.train_step import make_train_step
@@ -97,11 +97,8 @@ def replay(workdir: epath.PathLike) -> str:
   batch = _read_batch(folder / str(stored.step))
   image_ids = batch.pop('image_id')
   config = stored.metadata.config
-  model = build_model(config.model, len(stored.metadata.class_names))
-  variables = stored.read(
-    'variables', jax.eval_shape(lambda: init_variables(model, config.seed))
-  )
   mesh = data_mesh(1)
+  model, variables = load_model(stored, config, mesh)
   optimizer = optax.set_to_zero()
   train_step = make_train_step(model, optimizer, mesh, seed=config.seed)
   step = np.int32(stored.step)

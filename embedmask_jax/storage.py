@@ -39,7 +39,7 @@ def located(path: str | os.PathLike) -> epath.Path:
   text = os.fspath(path)
   if is_remote(text):
     if importlib.util.find_spec('gcsfs') is None:
-      raise UserError(f'{text}: needs gcsfs: pip install embedmask-jax[gcs]')
+      raise UserError(f"{text}: needs gcsfs: pip install 'embedmask-jax[gcs]'")
     _forget_listings()
     _send_plain_bytes()
     return epath.Path(text)

@@ -33,7 +33,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from embedmask_jax import hosts
-from embedmask_jax.checkpoint import Metadata
+from embedmask_jax.checkpoint import (
+  Metadata,
+  StoredCheckpoint,
+  list_steps,
+  open_checkpoint,
+)
 from embedmask_jax.checkpoint_writer import CheckpointWriter
 from embedmask_jax.config import to_json
 from embedmask_jax.data.pipeline import train_batches
@@ -53,7 +58,7 @@ from embedmask_jax.devices import (
 )
 from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import Evaluator
-from embedmask_jax.evaluation_folder import evaluation_record
+from embedmask_jax.evaluation_folder import evaluation_folder, evaluation_record
 from embedmask_jax.folders import writable_folder
 from embedmask_jax.initial_state import initial_state
 from embedmask_jax.metrics.coco import Metrics
@@ -284,16 +289,22 @@ def _evaluation(
   def evaluate(
     state: TrainState, step: int
   ) -> tuple[Metrics | None, epath.Path | None]:
-    metrics = None
-    folder = workdir / 'eval' / str(step)
+    metrics, place = None, ''
     if evaluator:
       variables = replicate(local_mesh(), state.variables)
-      record = evaluation_record(workdir / 'checkpoints' / str(step), config)
+      checkpoint = workdir / 'checkpoints' / str(step)
+      stored = StoredCheckpoint(checkpoint, step, metadata, {})
+      if step in list_steps(checkpoint.parent):
+        # A finished run has come back, perhaps with another config.
+        stored = open_checkpoint(checkpoint)
+      folder = evaluation_folder(workdir, stored, config)
+      record = evaluation_record(checkpoint, config)
       metrics = evaluator(variables, folder, step=step, record=record, writer=writer)
+      place = str(folder)
       if writer:
         writer.draw_curves()
-    metrics = hosts.from_first(metrics)
-    return metrics, None if metrics is None else folder
+    metrics, place = hosts.from_first((metrics, place))
+    return metrics, None if metrics is None else epath.Path(place)
 
   return evaluate
 

@@ -10,11 +10,11 @@ from golden_rule import unpack_masks
 from golden_set import Arrays, GoldenSet
 from golden_table import TOLERANCES, Report
 
-from embedmask_jax.evaluate import detection_settings
 from embedmask_jax.mask_readout import mask_pixels, read_mask
 from embedmask_jax.ops.resize import aligned_upsample
 from embedmask_jax.postprocess import DetectionSettings, detect, mask_threshold
 from embedmask_jax.presets import Preset
+from embedmask_jax.stored_model import detection_settings
 from embedmask_jax.structures import Detections, HeadOutputs
 
 # Detections that one turned decision may add and take away.

@@ -14,12 +14,7 @@ from golden_table import Report
 from ml_collections import ConfigDict
 
 from embedmask_jax.config import flatten
-from embedmask_jax.import_weights import (
-  export_weights,
-  import_adelaidet,
-  import_authors,
-  import_backbone,
-)
+from embedmask_jax.import_weights import export_weights
 from embedmask_jax.models.factory import init_variables
 from embedmask_jax.optim import (
   OptimSettings,
@@ -27,6 +22,9 @@ from embedmask_jax.optim import (
   is_trained,
   make_optimizer,
 )
+from embedmask_jax.weights.adelaidet import import_adelaidet
+from embedmask_jax.weights.authors import import_authors
+from embedmask_jax.weights.backbones import import_backbone
 from embedmask_jax.weights.places import Place
 from embedmask_jax.weights.tree import get_leaf, has_leaf, leaf_paths
 

@@ -27,12 +27,13 @@ from golden_set import (
 )
 from golden_table import FEATURES, OUTPUTS, Report, over
 
-from embedmask_jax.import_weights import import_adelaidet, import_authors
 from embedmask_jax.models.embedmask import EmbedMask, normalise_images
 from embedmask_jax.models.factory import build_model
 from embedmask_jax.models.resnet import ARCHITECTURES
 from embedmask_jax.ops.locations import STRIDES
 from embedmask_jax.structures import HeadOutputs
+from embedmask_jax.weights.adelaidet import import_adelaidet
+from embedmask_jax.weights.authors import import_authors
 from embedmask_jax.weights.tree import copy_tree
 
 _FEATURE_SAMPLE = 512

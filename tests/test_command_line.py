@@ -4,6 +4,7 @@ Who is called with what is in test_main.py: its modes are these commands.
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from configs import base
 from embedmask_jax import command_line
 from embedmask_jax.checkpoint import Metadata
 from embedmask_jax.checkpoint_writer import CheckpointWriter
+from embedmask_jax.config import to_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,6 +40,19 @@ def test_help_has_an_example_of_the_command(capsys, name):
   text = capsys.readouterr().out
   assert f'example:\n  embedmask {name}' in text
   assert 'exit status' in text
+
+
+def test_help_and_page_have_the_same_statuses():
+  page = (ROOT / 'docs' / 'command_line.md').read_text()
+  statuses = re.findall(r'^\| (\d+) \|', page, re.MULTILINE)
+  told = ' '.join(command_line._STATUS.split())
+  assert re.findall(r'(?<=[:;] )\d+', told) == statuses
+
+
+def test_extras_are_named_as_a_shell_takes_them():
+  # zsh takes bare brackets for a pattern.
+  for file in (ROOT / 'embedmask_jax').rglob('*.py'):
+    assert 'install embedmask-jax[' not in file.read_text(), file
 
 
 def test_help_comes_without_jax():
@@ -110,12 +125,14 @@ def test_info_of_a_checkpoint(tmp_path, capsys):
   assert command_line.run(['info', '--json', str(tmp_path)]) == 0
   facts = json.loads(capsys.readouterr().out)
   assert (facts['step'], facts['classes']) == (4, ['a', 'b'])
+  assert facts['model'] == to_json(metadata.config.model)
   assert facts['parameters'] == sum(x.size for x in jax.tree.leaves(state.params))
   assert facts['metrics'] == {'segm/AP': 0.25, 'bbox/AP': None}
   scores.write_text('{')
   assert command_line.run(['info', str(tmp_path / 'checkpoints' / '4')]) == 0
   text = capsys.readouterr().out
   assert 'backbone         resnet50\n' in text
+  assert 'pixel_mean 102.9801, 115.9465, 122.7717, pixel_std 1.0, 1.0, 1.0,' in text
   assert 'metrics          none\n' in text
 
 

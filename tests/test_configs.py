@@ -361,6 +361,21 @@ def test_the_config_of_a_checkpoint_stays_as_it_was():
   assert not stored.data.eval.annotations
 
 
+def test_what_a_config_beside_a_checkpoint_does_to_results_is_told(caplog):
+  stored = base.get_config()
+  flags = ['--config=configs/nuclei.py', '--config.eval.max_dets=1,10,50']
+  stored_or_given_config(stored, flags)
+  told = [r.getMessage() for r in caplog.records if r.levelname == 'WARNING']
+  assert told == [
+    'data.eval_short_side is that of --config, not of the checkpoint (800 -> 512)',
+    'data.long_side is that of --config, not of the checkpoint (1333 -> 2000)',
+    'eval.max_detections is that of --config, not of the checkpoint (100 -> 500)',
+  ]
+  caplog.clear()
+  stored_or_given_config(stored, ['--config.eval.max_detections=50'])
+  assert not caplog.records
+
+
 def test_fields_go_before_the_config_beside_a_checkpoint():
   stored = base.get_config()
   stored.model.dtype, stored.eval.max_detections = 'bfloat16', 7

@@ -194,6 +194,17 @@ def test_other_data_leave_the_runs_own_evaluation_alone(
     'checkpoint': str(stored.folder),
     'annotations': str(tmp_path / 'x.json'),
     'images': [str(tmp_path)],
+    'settings': {
+      'model.dtype': 'float32',
+      'data.eval_short_side': 64,
+      'data.long_side': 128,
+      'eval.score_threshold': 0.05,
+      'eval.pre_nms_top_k': 1000,
+      'eval.nms_threshold': 0.6,
+      'eval.max_detections': 4,
+      'eval.max_dets': [1, 10, 100],
+      'eval.mask_threshold': 0.53,
+    },
   }
   # Others may have the same name, or other images.
   (tmp_path / 'site').mkdir()
@@ -213,6 +224,27 @@ def test_other_data_leave_the_runs_own_evaluation_alone(
   assert {path.name for path in root.iterdir()} >= {'5', '5-2'}
   evaluate_checkpoint(stored, config)
   assert len(list(root.iterdir())) == 5
+
+
+def test_other_settings_leave_the_runs_own_evaluation_alone(
+  config, oracle, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(evaluate_module, 'load_model', lambda *_: (None, {}))
+  stored = stored_checkpoint(config, CATEGORIES, tmp_path)
+  root = tmp_path / 'run' / 'eval'
+  names = []
+  for field, value in (
+    ('eval.num_overlays', 1),
+    ('data.eval_short_side', 96),
+    ('eval.max_dets', (1, 10, 200)),
+    ('eval.max_dets', (1, 10, 200)),
+  ):
+    other = config.copy_and_resolve_references()
+    other.update_from_flattened_dict({field: value})
+    evaluate_checkpoint(stored, other)
+    names.append(sorted(path.name for path in root.iterdir()))
+  assert names[:2] == [['5'], ['5', '5-truth']]
+  assert names[2] == names[3] == ['5', '5-truth', '5-truth-2']
 
 
 def test_folders_of_an_evaluation_do_not_follow_from_where_it_is_asked_for(

@@ -9,17 +9,24 @@ import pytest
 from shared_data import SHARED
 
 from configs import base
-from embedmask_jax import import_weights
 from embedmask_jax.errors import UserError
+from embedmask_jax.import_weights import export_weights, import_weights
 from embedmask_jax.models.embedmask import EmbedMask, normalise_images
 from embedmask_jax.models.factory import init_variables
 from embedmask_jax.models.resnet import ResNet
 from embedmask_jax.presets import PRESETS
+from embedmask_jax.weights.adelaidet import import_adelaidet, is_adelaidet
 from embedmask_jax.weights.architecture import MSRA_SETTINGS, Backbone, backbone_of
-from embedmask_jax.weights.authors import Sizes, places
-from embedmask_jax.weights.backbones import TORCHVISION_SETTINGS
-from embedmask_jax.weights.files import write_torch
+from embedmask_jax.weights.authors import (
+  Sizes,
+  export_authors,
+  import_authors,
+  places,
+)
+from embedmask_jax.weights.backbones import TORCHVISION_SETTINGS, import_backbone
+from embedmask_jax.weights.files import read_weights
 from embedmask_jax.weights.places import to_theirs
+from embedmask_jax.weights.settings import check_settings
 from embedmask_jax.weights.tree import get_leaf, leaf_paths
 
 GOLDEN = Path(__file__).resolve().parent / 'golden' / '2021'
@@ -82,14 +89,14 @@ def test_every_key_of_the_manifest_goes_in_and_comes_out(arch):
     + 1000 * i
     for i, e in enumerate(entries)
   }
-  variables, report = import_weights.import_authors(state_dict)
+  variables, report = import_authors(state_dict)
   assert len(report.mapped) == len(entries)
   assert not report.unused
   model = EmbedMask(num_classes=80, backbone=golden_rule.ARCHES[arch])
   expected = jax.eval_shape(lambda: init_variables(model, 0))
   assert shapes(variables) == shapes(expected)
 
-  returned = import_weights.export_authors(variables)
+  returned = export_authors(variables)
   assert returned.keys() == state_dict.keys()
   for key, array in state_dict.items():
     np.testing.assert_array_equal(returned[key], array)
@@ -111,10 +118,10 @@ def test_files_of_other_generations_tell_their_preset(preset, dims, name):
     + 1000 * i
     for i, e in enumerate(entries)
   }
-  is_adelaidet = import_weights.is_adelaidet(state_dict)
-  assert is_adelaidet == (preset == 'adelaidet')
-  read = 'import_adelaidet' if is_adelaidet else 'import_authors'
-  variables, report = getattr(import_weights, read)(state_dict)
+  is_theirs = is_adelaidet(state_dict)
+  assert is_theirs == (preset == 'adelaidet')
+  read_tensors = import_adelaidet if is_theirs else import_authors
+  variables, report = read_tensors(state_dict)
   assert report.settings['preset'] == preset
   assert report.settings['embedding_dim'] == dims
   model = EmbedMask(
@@ -126,7 +133,7 @@ def test_files_of_other_generations_tell_their_preset(preset, dims, name):
   expected = jax.eval_shape(lambda: init_variables(model, 0))
   assert shapes(variables) == shapes(expected)
 
-  returned = import_weights.export_weights(variables)
+  returned = export_weights(variables)
   unused = {key for key, _ in report.unused}
   assert all(key.endswith(COUNTERS) for key in unused)
   assert returned.keys() == state_dict.keys() - unused
@@ -138,7 +145,7 @@ def test_the_epsilon_of_adelaidet_is_in_our_variances():
   path = GOLDEN.parent / 'adelaidet' / 'manifest.json'
   entries = json.loads(path.read_text())['entries']
   state_dict = {e['key']: np.full(e['shape'], 0.25, np.float32) for e in entries}
-  variables, _ = import_weights.import_adelaidet(state_dict)
+  variables, _ = import_adelaidet(state_dict)
   statistics = variables['batch_stats']
   frozen = statistics['backbone']['stage1_block0']['norm1']['var']
   np.testing.assert_array_equal(frozen, np.float32(0.25) + np.float32(1e-5))
@@ -148,7 +155,7 @@ def test_the_epsilon_of_adelaidet_is_in_our_variances():
 
 def test_kernels_are_transposed_and_levels_keep_their_order():
   state_dict = random_state_dict(small_sizes())
-  variables, _ = import_weights.import_authors(state_dict)
+  variables, _ = import_authors(state_dict)
   theirs = state_dict['rpn.head.cls_logits.weight']
   ours = variables['params']['head']['class_logits']['kernel']
   assert ours[0, 2, 5, 1] == theirs[1, 5, 0, 2]
@@ -163,13 +170,13 @@ def test_kernels_are_transposed_and_levels_keep_their_order():
 def test_module_prefix_is_dropped_only_from_all():
   state_dict = random_state_dict(small_sizes())
   prefixed = {f'module.{name}': v for name, v in state_dict.items()}
-  variables, report = import_weights.import_authors(prefixed)
-  plain, _ = import_weights.import_authors(state_dict)
+  variables, report = import_authors(prefixed)
+  plain, _ = import_authors(state_dict)
   jax.tree.map(np.testing.assert_array_equal, variables, plain)
   assert len(report.mapped) == len(state_dict)
   mixed = {**prefixed, 'extra': np.zeros(1)}
   with pytest.raises(UserError, match='not a checkpoint'):
-    import_weights.import_authors(mixed)
+    import_authors(mixed)
 
 
 @pytest.mark.parametrize(
@@ -187,23 +194,23 @@ def test_refuses_a_missing_or_misshapen_tensor_by_name(key):
   state_dict = random_state_dict(small_sizes())
   array = state_dict.pop(key)
   with pytest.raises(UserError, match=f'1 missing .{key}'):
-    import_weights.import_authors(state_dict)
+    import_authors(state_dict)
   state_dict[key] = array.reshape(*array.shape, 1)
   with pytest.raises(UserError, match=key):
-    import_weights.import_authors(state_dict)
+    import_authors(state_dict)
 
 
 def test_refuses_values_that_are_no_weights():
   state_dict = random_state_dict(small_sizes())
   state_dict['rpn.head.cls_logits.bias'] = np.full(CLASSES, np.nan, np.float32)
   with pytest.raises(UserError, match='holds values that are not finite'):
-    import_weights.import_authors(state_dict)
+    import_authors(state_dict)
 
 
 def test_what_is_not_used_is_named():
   state_dict = random_state_dict(small_sizes())
   state_dict['rpn.anchors.cell'] = np.zeros(3, np.float32)
-  _, report = import_weights.import_authors(state_dict)
+  _, report = import_authors(state_dict)
   assert [name for name, _ in report.unused] == ['rpn.anchors.cell']
   assert 'rpn.anchors.cell' in report.table()
   assert '1 unused' in report.summary()
@@ -212,14 +219,14 @@ def test_what_is_not_used_is_named():
 def test_export_refuses_a_model_the_authors_did_not_have():
   variables = random_variables(small_model('resnet18', norm='group'))
   with pytest.raises(UserError, match='frozen_bn'):
-    import_weights.export_authors(variables)
+    export_authors(variables)
 
 
 def test_small_backbones_have_a_place_in_the_layout():
   variables = random_variables(small_model('resnet18'))
-  state_dict = import_weights.export_authors(variables)
+  state_dict = export_authors(variables)
   assert 'backbone.body.layer1.0.downsample.0.weight' not in state_dict
-  returned, _ = import_weights.import_authors(state_dict)
+  returned, _ = import_authors(state_dict)
   jax.tree.map(np.testing.assert_array_equal, returned, variables)
 
 
@@ -236,9 +243,9 @@ def msra_names(state_dict):
 def test_msra_key_table():
   tensors = golden_rule.tensor_places('R101', base.get_config().model)
   drawn = golden_rule.draw_state_dict(3, {p.key: p.shape for p in tensors})
-  whole, _ = import_weights.import_authors(drawn)
+  whole, _ = import_authors(drawn)
   start = jax.tree.map(np.zeros_like, whole)
-  result, report = import_weights.import_backbone(msra_names(drawn), start)
+  result, report = import_backbone(msra_names(drawn), start)
   backbone = whole['batch_stats']['backbone']
   expected = {
     block: {
@@ -326,7 +333,7 @@ def test_torchvision_features_come_out_as_in_torch(name, norm):
   variables = random_variables(small_model(name, norm))
   backbone = backbone_of(variables['params']['backbone'])
   state_dict = torchvision_state_dict(backbone)
-  imported, report = import_weights.import_backbone(state_dict, variables)
+  imported, report = import_backbone(state_dict, variables)
   assert {reason for _, reason in report.unused} == {
     'the ImageNet classifier',
     'a counter of live batch norm',
@@ -349,20 +356,20 @@ def test_backbone_of_another_depth_is_refused():
   variables = random_variables(small_model('resnet18'))
   deeper = torchvision_state_dict(Backbone((3, 4, 6, 3), False, WIDTH))
   with pytest.raises(UserError, match=r'\(3, 4, 6, 3\) blocks'):
-    import_weights.import_backbone(deeper, variables)
+    import_backbone(deeper, variables)
 
 
 def test_backbone_without_batch_norm_is_refused():
   variables = random_variables(small_model('resnet18', 'group'))
   state_dict = torchvision_state_dict(Backbone((2, 2, 2, 2), False, WIDTH))
   with pytest.raises(UserError, match='frozen_bn'):
-    import_weights.import_backbone(state_dict, variables)
+    import_backbone(state_dict, variables)
 
 
 def test_unknown_names_are_refused_with_a_sample():
   variables = random_variables(small_model('resnet18'))
   with pytest.raises(UserError, match=r'first of them stem\.w'):
-    import_weights.import_backbone({'stem.w': np.zeros(1)}, variables)
+    import_backbone({'stem.w': np.zeros(1)}, variables)
 
 
 @pytest.mark.parametrize('is_zip', [True, False])
@@ -376,8 +383,8 @@ def test_torch_containers(tmp_path, is_zip, is_whole):
   torch.save(
     whole if is_whole else tensors, path, _use_new_zipfile_serialization=is_zip
   )
-  variables, _ = import_weights.import_authors(import_weights.read_weights(path))
-  returned = import_weights.export_authors(variables)
+  variables, _ = import_authors(read_weights(path))
+  returned = export_authors(variables)
   for key, array in state_dict.items():
     np.testing.assert_array_equal(returned[key], array)
 
@@ -390,22 +397,21 @@ def read(path, model, variables, **options):
     'embedding_dim': model.embedding_dim,
     **MSRA_SETTINGS,
   }
-  return import_weights.import_weights(
+  return import_weights(
     path, variables, {**settings, **options.pop('settings', {})}, **options
   )
 
 
 def test_another_model_or_number_of_classes_is_refused(tmp_path):
-  pytest.importorskip('torch')
   model = small_model('resnet18')
   variables = random_variables(model, 5)
-  path = tmp_path / 'ours.pth'
-  write_torch(path, import_weights.export_authors(variables))
+  path = tmp_path / 'ours.pkl'
+  path.write_bytes(pickle.dumps(export_authors(variables)))
   imported, report = read(path, model, random_variables(model))
   jax.tree.map(np.testing.assert_array_equal, imported, variables)
   assert not report.unused
   other = small_model('resnet34')
-  with pytest.raises(UserError, match=r'ours\.pth: .*resnet34'):
+  with pytest.raises(UserError, match=r'ours\.pkl: .*resnet34'):
     read(path, other, random_variables(other))
   other = small_model('resnet18').clone(num_classes=4)
   with pytest.raises(UserError, match=r'class_logits/bias is \(3,\) in the file'):
@@ -413,11 +419,10 @@ def test_another_model_or_number_of_classes_is_refused(tmp_path):
 
 
 def test_class_logits_stay_where_the_classes_are_others(tmp_path):
-  pytest.importorskip('torch')
   model = small_model('resnet18')
   theirs = random_variables(model, 5)
-  path = tmp_path / 'ours.pth'
-  write_torch(path, import_weights.export_authors(theirs))
+  path = tmp_path / 'ours.pkl'
+  path.write_bytes(pickle.dumps(export_authors(theirs)))
   model = model.clone(num_classes=4)
   own = random_variables(model, 6)
   imported, report = read(path, model, own, may_replace_classes=True)
@@ -454,4 +459,4 @@ def test_a_setting_is_named_as_a_shell_takes_it():
     base.get_config().model,
   )
   with pytest.raises(UserError, match=r'pixel_mean=103\.53,116\.28,123\.675$'):
-    import_weights._check_settings(needed, configured)
+    check_settings(needed, configured)

@@ -30,6 +30,7 @@ OURS = {
   'mask_readout': ('ops', 'presets', 'structures'),
   'postprocess': ('mask_readout', 'ops', 'presets', 'structures'),
   'storage': ('errors',),
+  'stored_model': ('checkpoint', 'devices', 'models', 'postprocess'),
   'data': ('data', 'errors', 'ops.locations', 'presets', 'storage'),
   'prepare': (
     *('data', 'errors', 'folders', 'image_files', 'metrics', 'prepare', 'storage'),
@@ -44,7 +45,7 @@ OURS = {
   'output_kinds': (),
   'report': ('charts', 'metrics', 'report', 'visualize'),
 }
-# A module or folder -> third parties it may not import, not even inside a function.
+# A module or folder -> what it may not import, not even inside a function.
 FORBIDDEN = {
   'data': ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'torch'),
   'prepare': ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'torch'),
@@ -53,6 +54,8 @@ FORBIDDEN = {
   'presets': ('jax', 'flax'),
   'charts': ('jax', 'numpy'),
   'report': ('jax', 'flax'),
+  'predict': (f'{PACKAGE}.evaluate',),
+  'export': (f'{PACKAGE}.evaluate',),
 }
 # Where a config is a ConfigDict (checkpoints carry it); all else takes plain arguments.
 CONFIG_AWARE = (
@@ -69,6 +72,7 @@ CONFIG_AWARE = (
   'export',
   'models.factory',
   'predict',
+  'stored_model',
   'train',
 )
 # Optional: inside a function only.
@@ -209,6 +213,7 @@ def test_every_layer_with_a_rule_exists():
     ('train_step', 'def f(config: Any):\n  pass'),
     ('metrics.writer', 'def f():\n  import tensorflow as tf'),
     ('weights.authors', 'if True:\n  import torch'),
+    ('predict.predictor', 'from embedmask_jax.evaluate import Evaluator'),
   ],
 )
 def test_a_broken_rule_is_noticed(module, source):

@@ -1,19 +1,66 @@
-"""Parameters of a run that begins from a checkpoint of other classes."""
+"""Parameters of a run that begins from a checkpoint of another."""
 
 import dataclasses
 
 import jax
 import numpy as np
 import optax
+import pytest
 from synthetic import tiny_model, tiny_variables
 
 from configs import base
 from embedmask_jax.checkpoint import Metadata
 from embedmask_jax.checkpoint_writer import CheckpointWriter
+from embedmask_jax.errors import UserError
 from embedmask_jax.initial_state import read_initial_variables
 from embedmask_jax.models.factory import init_variables
 from embedmask_jax.presets import PRESETS
 from embedmask_jax.train_state import create_train_state
+
+VARIABLES = {'params': {'weight': np.ones(2, np.float32)}, 'batch_stats': {}}
+
+
+@pytest.fixture
+def stored(tmp_path):
+  """A checkpoint of preset 2021, and what it says of itself."""
+  metadata = Metadata(base.get_config(), (1,), ('a',))
+  with CheckpointWriter(
+    tmp_path, metadata, keep_last=1, keep_best=0, best_metric='segm/AP'
+  ) as writer:
+    writer.save(create_train_state(VARIABLES, optax.sgd(0.1)))
+  return str(tmp_path), metadata
+
+
+def of_another(metadata, **fields):
+  """Metadata of a run with other `model` fields."""
+  config = metadata.config.copy_and_resolve_references()
+  config.model.update(fields)
+  return dataclasses.replace(metadata, config=config)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'flag'),
+  [
+    ('stride_in_1x1', False, 'stride_in_1x1=True'),
+    ('pixel_mean', (1.0, 2.0, 3.0), 'pixel_mean=102.9801,115.9465,122.7717'),
+    ('pixel_std', (58.0, 57.0, 57.0), 'pixel_std=1.0,1.0,1.0'),
+  ],
+)
+def test_settings_that_would_spoil_the_parameters_are_refused(
+  stored, field, value, flag
+):
+  path, metadata = stored
+  other = of_another(metadata, **{field: value})
+  with pytest.raises(UserError, match=rf'{path}: .* pass --config\.model\.{flag}$'):
+    read_initial_variables(path, other, VARIABLES)
+
+
+def test_parameters_of_another_preset_that_fit_are_told(stored, caplog):
+  path, metadata = stored
+  read_initial_variables(path, metadata, VARIABLES)
+  assert 'preset' not in caplog.text
+  read_initial_variables(path, of_another(metadata, preset='2020'), VARIABLES)
+  assert 'with model.preset=2021 and this run has 2020' in caplog.text
 
 
 def test_only_the_layers_with_an_output_per_class_stay_initial(tmp_path):

@@ -179,6 +179,19 @@ MISTAKES = [
   (('--mode=import', '--output=x'), '--weights is missing'),
   (('--mode=import', '--weights=x'), '--output is missing'),
   (('--mode=import', '--weights=x', '--output=y'), '--config is missing'),
+  (
+    (BASE, '--workdir=w', '--checkpoint=x'),
+    '--checkpoint is no flag of --mode=train, but of eval, predict, export',
+  ),
+  (
+    (BASE, '--workdir=w', '--weights=x'),
+    '--weights is no flag of --mode=train, but of import',
+  ),
+  (
+    ('--mode=eval', '--checkpoint=x', '--score_threshold=0.3'),
+    '--score_threshold is no flag of --mode=eval, but of predict',
+  ),
+  (('--mode=replay', '--workdir=w', '--notake_over'), '--take_over is no flag of'),
   (('--mode=export', '--output=x'), '--checkpoint is missing'),
   (('--mode=export', '--checkpoint=x'), '--output is missing'),
 ]

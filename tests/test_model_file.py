@@ -17,6 +17,7 @@ from embedmask_jax.errors import UserError
 from embedmask_jax.initial_state import read_initial_variables
 from embedmask_jax.model_file import open_model, write_model_file
 from embedmask_jax.shipped import shipped_model
+from embedmask_jax.stored_model import read_variables
 from embedmask_jax.train_state import create_train_state
 
 
@@ -96,6 +97,18 @@ def test_a_run_may_start_from_it(checkpoint, path):
   read = read_initial_variables(str(path), metadata(), template())
   expected = open_model(path).read('variables', template())
   jax.tree.map(np.testing.assert_array_equal, read, expected)
+
+
+def test_a_run_may_start_from_a_model_that_comes_along(tmp_path, monkeypatch):
+  stored = open_model(shipped_model('nuclei'))
+  expected = read_variables(stored, stored.metadata.config)
+  monkeypatch.chdir(tmp_path)
+  read = read_initial_variables('nuclei', stored.metadata, expected)
+  jax.tree.map(np.testing.assert_array_equal, read, expected)
+  # What is there goes before it.
+  (tmp_path / 'nuclei').mkdir()
+  with pytest.raises(UserError, match='nuclei holds no checkpoint'):
+    read_initial_variables('nuclei', stored.metadata, expected)
 
 
 def test_it_is_described(path, capsys):

@@ -222,6 +222,14 @@ def test_a_finished_run_is_evaluated_and_left_alone(toy, tmp_path, caplog):
   assert_same(parameters(tmp_path), before)
 
 
+def test_a_finished_run_does_not_overwrite_its_scores_by_others(toy, tmp_path):
+  train(tiny_config(), tmp_path)
+  root = tmp_path / 'eval'
+  other = tiny_config(data__eval_short_side=96)
+  assert train(other, tmp_path).folder == root / '8-scenes'
+  assert train(tiny_config(eval__batch_size=2), tmp_path).folder == root / '8'
+
+
 def test_best_and_last_checkpoints_stay(toy, tmp_path):
   ToyEvaluator.scores = {2: 0.2, 4: 0.9, 6: 0.3, 8: 0.4}
   config = tiny_config(train__eval_every=2, checkpoint__keep_last=1)

@@ -67,6 +67,15 @@ def test_torch_file_with_code_is_refused_and_not_run(tmp_path):
   assert not trace.exists()
 
 
+def test_what_is_written_is_read_again(tmp_path):
+  pytest.importorskip('torch')
+  path, arrays = tmp_path / 'a.pth', {'w': np.arange(6, dtype=np.float32)}
+  write_torch(path, arrays)
+  found = read_weights(path)
+  assert found.keys() == arrays.keys()
+  np.testing.assert_array_equal(found['w'], arrays['w'])
+
+
 @pytest.mark.parametrize('name', ['a.pkl', 'a.pth'])
 def test_broken_files_are_named(tmp_path, name):
   if name.endswith('pth'):
@@ -75,6 +84,12 @@ def test_broken_files_are_named(tmp_path, name):
   path.write_bytes(b'\x80\x02}q\x00X\x09\x00')
   with pytest.raises(UserError, match=f'{name}: not a readable'):
     read_weights(path)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'a.pkl').write_bytes(pickle.dumps({'w': np.ones(2)}))
+  np.testing.assert_array_equal(read_weights('~/a.pkl')['w'], 1)
 
 
 def test_other_files_are_refused(tmp_path):

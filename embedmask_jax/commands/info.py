@@ -47,5 +47,6 @@ def _in_words(value: object) -> str:
   if isinstance(value, list):
     return ', '.join(_in_words(item) for item in value)
   if isinstance(value, float):
-    return f'{value:.4g}'
+    # Metrics are below 1; settings above it, such as a mean, are shown as they are.
+    return f'{value:.4g}' if abs(value) < 1 else str(value)
   return str(value)

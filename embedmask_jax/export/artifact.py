@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from embedmask_jax.checkpoint import StoredCheckpoint
 from embedmask_jax.devices import data_mesh
 from embedmask_jax.errors import UserError
-from embedmask_jax.evaluate import detection_settings, load_model
 from embedmask_jax.export import onnx_file, stablehlo
 from embedmask_jax.export.contract import CONTRACT, make_contract
 from embedmask_jax.export.function import input_shapes, make_function, named_weights
@@ -32,6 +31,7 @@ from embedmask_jax.folders import local_folder
 from embedmask_jax.image_files import find_images, is_video, read_image
 from embedmask_jax.inference import Inference, make_inference
 from embedmask_jax.predict.image_rows import ImageRows
+from embedmask_jax.stored_model import detection_settings, load_model
 from embedmask_jax.structures import Batch
 
 

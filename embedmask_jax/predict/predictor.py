@@ -13,7 +13,6 @@ from embedmask_jax.checkpoint import StoredCheckpoint
 from embedmask_jax.data.transforms import empty_batch
 from embedmask_jax.devices import data_mesh
 from embedmask_jax.errors import UserError
-from embedmask_jax.evaluate import detection_settings, load_model
 from embedmask_jax.image_files import read_image
 from embedmask_jax.inference import make_inference
 from embedmask_jax.model_file import open_model
@@ -24,6 +23,7 @@ from embedmask_jax.predict.prediction import Prediction
 from embedmask_jax.predict.stages import PreparedImage, RawImage, RawTile
 from embedmask_jax.predict.tiles import plan_tiles
 from embedmask_jax.presets import PRESETS
+from embedmask_jax.stored_model import detection_settings, load_model
 from embedmask_jax.structures import Batch, Detections
 
 Picture = np.ndarray | str | os.PathLike

@@ -6,6 +6,7 @@ readers here admit only what arrays are made of.
 
 import contextlib
 import io
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +43,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
   Args:
     path: `.pth` or `.pt` of PyTorch, in its zip container or the older pickle
       stream (this needs PyTorch); `.pkl` of Detectron or caffe2. The tensors may be
-      the whole content or stand under 'model', 'state_dict' or 'blobs'.
+      the whole content or stand under 'model', 'state_dict' or 'blobs'. `~` stands
+      for the home folder.
 
   Returns:
     Arrays as stored, with their names as stored; what is no array is left out.
@@ -51,7 +53,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     UserError: the file cannot be read, wants to run code, or holds no arrays; or
       PyTorch is needed and absent.
   """
-  path = Path(path)
+  path = Path(os.path.expanduser(path))
   if not path.is_file():
     raise UserError(f'{path}: no such file')
   if path.suffix in _TORCH_SUFFIXES:
@@ -112,7 +114,7 @@ def _torch(path: Path) -> Any:
     import torch
   except ImportError as error:
     raise UserError(
-      f"{path}: PyTorch's file format needs PyTorch: pip install embedmask-jax[torch]"
+      f"{path}: PyTorch's file format needs PyTorch: pip install 'embedmask-jax[torch]'"
     ) from error
   return torch
 

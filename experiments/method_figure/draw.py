@@ -8,11 +8,11 @@ from PIL import Image, ImageDraw
 
 from embedmask_jax.checkpoint import open_checkpoint
 from embedmask_jax.devices import data_mesh
-from embedmask_jax.evaluate import detection_settings, load_model
 from embedmask_jax.mask_readout import mask_pixels
 from embedmask_jax.ops.masks import mask_log_probability
 from embedmask_jax.postprocess import select_proposals
 from embedmask_jax.predict import Predictor
+from embedmask_jax.stored_model import detection_settings, load_model
 from embedmask_jax.visualize import instance_colour
 
 PANEL = 384  # Pixels of a side.

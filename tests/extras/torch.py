@@ -3,8 +3,8 @@
 from embedmask_jax.checkpoint import open_checkpoint
 from embedmask_jax.command_line import run
 from embedmask_jax.config_reading import read_config
-from embedmask_jax.import_weights import export_authors
 from embedmask_jax.models.factory import build_model, init_variables
+from embedmask_jax.weights.authors import export_authors
 from embedmask_jax.weights.files import write_torch
 
 SMALL = {
