@@ -85,7 +85,7 @@ def test_entries_of_one_file_stay_together_and_neither_part_is_empty(tmp_path):
     (['--fraction=0'], '--fraction=0.0 is not a number between 0 and 1'),
     (['--fraction=nan'], '--fraction=nan is not'),
     (['--fraction=10'], '--fraction=10.0 is not'),
-    (['--annotations=none.json'], "annotations 'none.json': cannot be read"),
+    (['--annotations=none.json'], 'none.json: cannot be read'),
   ],
 )
 def test_mistakes_are_told(tmp_path, capsys, arguments, message):
