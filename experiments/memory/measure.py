@@ -2,17 +2,20 @@
 
   python -m experiments.memory.measure [--images=2] [--only=NAME]
   python -m experiments.memory.measure --kept [--images=2]
+  python -m experiments.memory.measure --losses [--images=2]
 
 ResNet-50 at 800x1344 with the paper's config. Nothing is run: the step is compiled for
 one CPU.
 With --kept nothing is compiled either: it counts what the network's forward pass hands
-to its backward pass, as the program is written.
+to its backward pass, as the program is written. With --losses it is targets, losses and
+their gradients alone that are compiled, for more and more instances.
 """
 
 import argparse
 import dataclasses
 import itertools
 import time
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,9 +24,11 @@ from configs import base
 from embedmask_jax.compile_ahead import placed
 from embedmask_jax.data.transforms import empty_batch
 from embedmask_jax.devices import data_mesh
+from embedmask_jax.losses import compute_losses, normalisers
 from embedmask_jax.models.factory import DATA_AXIS, build_model, init_variables
 from embedmask_jax.programs import memory_of
 from embedmask_jax.structures import Batch, HeadOutputs
+from embedmask_jax.targets import assign_targets
 from embedmask_jax.train import set_up
 from embedmask_jax.train_state import create_train_state
 
@@ -99,12 +104,38 @@ def kept_bytes(dtype: str, remat: str, images: int) -> int:
   return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
+def compile_losses(instances: int, images: int) -> jax.stages.Compiled:
+  """Targets, losses and their gradients with respect to the head outputs."""
+  model = build_model(base.get_config().model, NUM_CLASSES).clone(axis_name=None)
+  batch = Batch(**empty_batch(images, CANVAS, instances))
+  inputs = (batch.images, batch.image_size, batch.valid_size)
+  outputs, _ = jax.eval_shape(
+    partial(model.init_with_output, train=True), jax.random.key(0), *inputs
+  )
+
+  def total_loss(outputs: HeadOutputs, batch: Batch) -> jax.Array:
+    targets = assign_targets(batch, model.preset)
+    total = normalisers(batch, targets)
+    losses = compute_losses(outputs, targets, batch, total, preset=model.preset)
+    return sum(losses.values())
+
+  return jax.jit(jax.grad(total_loss)).lower(outputs, batch).compile()
+
+
 def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument('--images', type=int, default=2)
   parser.add_argument('--only', default='')
   parser.add_argument('--kept', action='store_true')
+  parser.add_argument('--losses', action='store_true')
   arguments = parser.parse_args()
+  if arguments.losses:
+    print('MiB of scratch for targets, losses and their gradients')
+    for instances in (32, 128, 512):
+      program = compile_losses(instances, arguments.images)
+      scratch = memory_of(program).scratch
+      print(f'{scratch / 2**20:6.0f} {instances} instances', flush=True)
+    return
   if arguments.kept:
     print('MiB kept for the backward pass of the network')
     for dtype, remat in itertools.product(
