@@ -17,6 +17,7 @@ import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from configs import base, quickstart
+from embedmask_jax import replay as replay_module
 from embedmask_jax import train as train_module
 from embedmask_jax.checkpoint import list_steps, open_checkpoint
 from embedmask_jax.compile_ahead import compile_ahead
@@ -25,7 +26,8 @@ from embedmask_jax.devices import check_batch_size
 from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import evaluate_checkpoint
 from embedmask_jax.predict import Predictor
-from embedmask_jax.train import NonFiniteLossError, summary, train
+from embedmask_jax.replay import NonFiniteLossError
+from embedmask_jax.train import summary, train
 from embedmask_jax.train_state import TrainState, keep_finite
 
 
@@ -277,7 +279,7 @@ def test_a_replay_that_cannot_be_saved_does_not_hide_the_loss(
     raise UserError('no room')
 
   monkeypatch.setattr(train_module, 'make_train_step', make_poisoned_step)
-  monkeypatch.setattr(train_module, 'save_for_replay', fail)
+  monkeypatch.setattr(replay_module, 'save_for_replay', fail)
   with pytest.raises(NonFiniteLossError, match='step 5: loss/class nan'):
     train(tiny_config(), tmp_path)
   assert 'nothing to replay: no room' in caplog.text
