@@ -53,7 +53,7 @@ COMMANDS = {
 _STATUS = """\
 exit status: 0 done; 1 check-data has found something, or export --verify a difference;
 2 a user's mistake, told in one line; 75 stopped by SIGTERM after saving, start again to
-go on; 130 interrupted
+go on; 130 interrupted, by Ctrl-C; train has saved after the first
 """
 
 

@@ -160,7 +160,7 @@ def train(
   Raises:
     UserError: a folder, data set or checkpoint that cannot be used; a batch size
       that does not divide over the devices; a loss that is not finite.
-    PreemptedError: SIGTERM was received; the state is saved.
+    PreemptedError: SIGTERM or Ctrl-C was received; the state is saved.
   """
   mesh = data_mesh()
   check_batch_size(
@@ -242,7 +242,10 @@ def _train(config: ConfigDict, workdir: epath.Path, mesh: Mesh) -> TrainResult:
       checkpoints.save(state, metrics if is_evaluated else None)
       progress.pause()
       if is_stopped:
-        raise PreemptedError(f'asked to stop: saved at step {done} of {num_steps}')
+        raise PreemptedError(
+          f'asked to stop: saved at step {done} of {num_steps}',
+          is_by_hand=stop.is_by_hand,
+        )
     if first_step >= num_steps:
       logging.info('all %d steps are done: evaluating', num_steps)
       metrics, folder = evaluate(state, first_step)

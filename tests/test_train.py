@@ -6,6 +6,7 @@ checkpoints and the logs are real.
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,6 +27,7 @@ from embedmask_jax.devices import check_batch_size
 from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import evaluate_checkpoint
 from embedmask_jax.predict import Predictor
+from embedmask_jax.preemption import PreemptedError
 from embedmask_jax.replay import NonFiniteLossError
 from embedmask_jax.train import summary, train
 from embedmask_jax.train_state import TrainState, keep_finite
@@ -199,6 +201,52 @@ def test_interrupted_and_resumed_is_as_if_nothing_had_happened(
   lines = read_log(tmp_path / 'resumed')
   steps = [line['step'] for line in lines if 'loss' in line]
   assert steps == sorted(set(steps))
+
+
+def signal_before(monkeypatch, step, number, times=1):
+  """Sends this process a signal when a run asks for the batch of `step`."""
+  original = train_module.train_batches
+
+  def signalling(*args, **kwargs):
+    for item in original(*args, **kwargs):
+      for _ in range(times if item[0] == step else 0):
+        signal.raise_signal(number)
+      yield item
+
+  monkeypatch.setattr(train_module, 'train_batches', signalling)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_finishes_the_step_and_saves(
+  toy, tmp_path, monkeypatch, number
+):
+  before = signal.getsignal(number)
+  signal_before(monkeypatch, 4, number)
+  with pytest.raises(PreemptedError, match='saved at step 5 of 8') as stopped:
+    train(tiny_config(), tmp_path)
+  assert stopped.value.is_by_hand == (number == signal.SIGINT)
+  assert list_steps(tmp_path / 'checkpoints')[-1] == 5
+  assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_is_obeyed_at_once(toy, tmp_path, monkeypatch):
+  signal_before(monkeypatch, 4, signal.SIGINT, times=2)
+  with pytest.raises(KeyboardInterrupt):
+    train(tiny_config(), tmp_path)
+  assert list_steps(tmp_path / 'checkpoints') == [3]
+
+
+def test_interrupted_while_it_evaluates_it_finishes_that(toy, tmp_path, monkeypatch):
+  class Interrupted(ToyEvaluator):
+    def __call__(self, *args, **kwargs):
+      signal.raise_signal(signal.SIGINT)
+      return super().__call__(*args, **kwargs)
+
+  monkeypatch.setattr(train_module, 'Evaluator', Interrupted)
+  with pytest.raises(PreemptedError, match='saved at step 5 of 8'):
+    train(tiny_config(train__eval_every=4), tmp_path)
+  assert ToyEvaluator.calls == [4]
+  assert list_steps(tmp_path / 'checkpoints') == [4, 5]
 
 
 def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_run(toy, tmp_path, caplog):

@@ -141,6 +141,8 @@ def die_in_write(number):
 
 
 def run(arguments):
+  # Where this is a background job, its shell has set it to be ignored.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   workdir = Path(arguments[0])
   # Long by default: a busy machine may leave a process without a turn for a while.
   hosts.HEARTBEAT_SECONDS = int(os.environ.get('TOY_HEARTBEAT_SECONDS', '900'))

@@ -7,6 +7,7 @@ nor the step that a run starts at changes anything.
 
 import contextlib
 import logging
+import signal
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -266,7 +267,8 @@ def _read(
     dataset = steps.to_iter_dataset(
       grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     ).mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
+      grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead),
+      worker_init_fn=_ignore_interrupts,
     )
   else:
     dataset = steps.to_iter_dataset(
@@ -275,6 +277,12 @@ def _read(
       )
     )
   return _checked(iter(dataset), loader)
+
+
+def _ignore_interrupts(index: int, count: int) -> None:
+  """Leaves Ctrl-C, which a terminal sends to workers as well, to the main process."""
+  del index, count
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _checked(batches: Any, loader: _Loader) -> Generator[Arrays, None, None]:
