@@ -13,11 +13,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import orbax.checkpoint as ocp
 import pytest
+import toy_run
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
+from toy_run import make_toy_step
 
-from configs import base, quickstart
+from configs import quickstart
 from embedmask_jax import replay as replay_module
 from embedmask_jax import train as train_module
 from embedmask_jax.checkpoint import list_steps, open_checkpoint
@@ -30,24 +32,15 @@ from embedmask_jax.predict import Predictor
 from embedmask_jax.preemption import PreemptedError
 from embedmask_jax.replay import NonFiniteLossError
 from embedmask_jax.train import summary, train
-from embedmask_jax.train_state import TrainState, keep_finite
+from embedmask_jax.train_state import keep_finite
 
 
 def tiny_config(**overrides):
-  config = base.get_config()
-  config.data.generated.enabled = True
+  config = toy_run.get_config()
   config.data.generated.train_images = 5
-  config.data.generated.eval_images = 2
-  config.data.generated.image_size = 64
-  config.data.short_sides = (64,)
-  config.data.eval_short_side = 64
-  config.data.long_side = 64
   config.train.batch_size = 2
   config.train.steps = 8
   config.train.log_every = 2
-  config.train.eval_every = 0
-  config.train.checkpoint_every = 3
-  config.optim.reference_batch_size = 0
   config.optim.warmup_steps = 2
   config.optim.milestones = (6,)
   for field, value in overrides.items():
@@ -61,12 +54,14 @@ class ToyEvaluator:
 
   scores: ClassVar[dict] = {}
   calls: ClassVar[list] = []
+  variables: ClassVar[dict] = {}
 
   def __init__(self, model, source, config, mesh):
     self.num_images = len(source)
 
   def __call__(self, variables, folder, *, step, record, writer=None):
     ToyEvaluator.calls.append(step)
+    ToyEvaluator.variables = jax.tree.map(np.array, variables)
     return {'segm/AP': self.scores.get(step, 0.1), 'bbox/AP': 0.5}
 
 
@@ -82,25 +77,6 @@ def toy_variables(model, seed):
     },
     'batch_stats': {},
   }
-
-
-def make_toy_step(
-  model, optimizer, mesh, *, accumulation_steps=1, ema_decay=0.0, remat='none', seed=0
-):
-  """A step whose result depends on every image it has seen, and on their order."""
-  del model, mesh, accumulation_steps, ema_decay, remat, seed
-
-  @jax.jit
-  def step(state, batch):
-    pixels = batch.images.astype(jnp.float32).mean(axis=(1, 2, 3)) / 255
-    seen = pixels @ jnp.arange(1.0, len(pixels) + 1)
-    grads = jax.tree.map(lambda p: jnp.sin(p + seen), state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics = dict.fromkeys(('loss', 'loss/class', 'grad_norm'), seen)
-    return TrainState(state.step + 1, params, state.batch_stats, opt_state), metrics
-
-  return step
 
 
 @pytest.fixture(scope='module')
@@ -123,6 +99,12 @@ def parameters(workdir, step=None):
   path = workdir / 'checkpoints' / str(step) if step else workdir
   stored = open_checkpoint(path)
   return stored.read('variables', toy_variables(None, 0))
+
+
+def stored_params(workdir, item):
+  """Those in 'variables', or those that 'training' goes on with beside an average."""
+  with ocp.StandardCheckpointer() as checkpointer:
+    return checkpointer.restore(open_checkpoint(workdir).folder / item)['params']
 
 
 def assert_same(a, b):
@@ -201,6 +183,25 @@ def test_interrupted_and_resumed_is_as_if_nothing_had_happened(
   lines = read_log(tmp_path / 'resumed')
   steps = [line['step'] for line in lines if 'loss' in line]
   assert steps == sorted(set(steps))
+
+
+def test_what_is_evaluated_and_saved_is_the_moving_average(toy, tmp_path, monkeypatch):
+  train(tiny_config(), tmp_path / 'plain')
+  config = tiny_config(train__ema_decay=0.9)
+  train(config, tmp_path / 'averaged')
+  average = parameters(tmp_path / 'averaged')
+  assert_same(ToyEvaluator.variables, average)
+  plain = parameters(tmp_path / 'plain')['params']
+  assert_same(stored_params(tmp_path / 'averaged', 'training'), plain)
+  weights = [params['head']['weight'] for params in (average['params'], plain)]
+  assert not np.array_equal(*weights)
+  with monkeypatch.context() as patch:
+    interrupt_after(patch, 4)
+    with pytest.raises(KeyboardInterrupt):
+      train(config, tmp_path / 'resumed')
+  train(config, tmp_path / 'resumed')
+  checkpoints = [open_checkpoint(tmp_path / name) for name in ('averaged', 'resumed')]
+  assert checkpoints[0].checksums == checkpoints[1].checksums
 
 
 def signal_before(monkeypatch, step, number, times=1):
@@ -314,7 +315,6 @@ def test_a_loss_that_is_not_finite_names_step_and_images_and_is_not_saved(
   with np.load(tmp_path / 'replay' / '5' / 'batch-0-of-1.npz') as batch:
     assert batch['image_id'].tolist() == [int(ids[1]), int(ids[2])]
     assert len(batch['images']) == 2
-  monkeypatch.setattr(train_module, 'make_train_step', make_toy_step)
   train(tiny_config(train__steps=5), tmp_path / 'straight')
   assert list_steps(tmp_path / 'replay' / 'checkpoints') == [5]
   assert_same(parameters(tmp_path / 'replay'), parameters(tmp_path / 'straight'))
@@ -519,6 +519,8 @@ def test_the_real_network_trains_resumes_evaluates_and_predicts(
 ):
   monkeypatch.setenv('EMBEDMASK_CACHE', str(scenes))
   config = real_config(preset)
+  has_average = preset == '2021'
+  config.train.ema_decay = 0.9 if has_average else 0.0
   assert compile_ahead(config) == 2
   ahead = compiled(compilation_cache)
   assert len(ahead) == 2
@@ -533,6 +535,12 @@ def test_the_real_network_trains_resumes_evaluates_and_predicts(
   assert [stored.step for stored in checkpoints] == [4, 4]
   assert checkpoints[0].checksums == checkpoints[1].checksums
   assert result.metrics == resumed.metrics
+  if has_average:
+    leaves = [
+      jax.tree.leaves(stored_params(tmp_path / 'straight', item))
+      for item in ('variables', 'training')
+    ]
+    assert not any(np.array_equal(*pair) for pair in zip(*leaves, strict=True))
   for name in ('metrics.json', 'predictions.json'):
     assert (result.folder / name).read_bytes() == (resumed.folder / name).read_bytes()
 

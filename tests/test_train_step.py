@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -26,11 +27,13 @@ OPTIMIZER = optax.sgd(1.0)
 def tiny_step(devices, parts, norm, preset, remat):
   model = tiny_model(norm=norm, preset=PRESETS[preset])
   mesh = Mesh(np.asarray(jax.devices()[:devices]), (DATA_AXIS,))
-  return make_train_step(model, OPTIMIZER, mesh, accumulation_steps=parts, remat=remat)
+  return make_train_step(
+    model, OPTIMIZER, mesh, accumulation_steps=parts, ema_decay=0.9, remat=remat
+  )
 
 
 def one_update(batch, devices=1, parts=1, norm='group', preset='2021', remat='none'):
-  state = create_train_state(tiny_variables(norm, preset), OPTIMIZER)
+  state = create_train_state(tiny_variables(norm, preset), OPTIMIZER, has_ema=True)
   before = jax.tree.map(np.array, state.params)
   state, metrics = tiny_step(devices, parts, norm, preset, remat)(state, batch)
   update = jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, before)
@@ -108,6 +111,20 @@ def test_the_same_step_twice_gives_the_same_bits():
   second, _ = one_update(batch)
   for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+def test_the_average_follows_the_parameters():
+  state = create_train_state(tiny_variables(), OPTIMIZER, has_ema=True)
+  before = jax.tree.map(lambda leaf: np.asarray(leaf) + 1, state.params)
+  # So late that the decay is no longer below what is asked for.
+  state = state.replace(
+    step=jnp.int32(1000), ema_params=jax.tree.map(jnp.asarray, before)
+  )
+  state, _ = tiny_step(1, 1, 'group', '2021', 'none')(state, uneven_batch())
+  for mean, old, new in zip(
+    *map(jax.tree.leaves, (state.ema_params, before, state.params)), strict=True
+  ):
+    np.testing.assert_allclose(mean, 0.9 * old + 0.1 * np.asarray(new), atol=1e-6)
 
 
 def test_a_tiny_model_learns_a_batch():
