@@ -15,6 +15,7 @@ from embedmask_jax.losses import (
   normalisers,
 )
 from embedmask_jax.mask_loss import mask_loss_sums
+from embedmask_jax.ops.valid_area import location_mask
 from embedmask_jax.presets import PRESETS
 from embedmask_jax.proposal_sampling import best_proposals, choose_proposals
 from embedmask_jax.targets import assign_targets
@@ -146,6 +147,17 @@ def test_mask_loss_is_the_sum_over_instances_whatever_the_chunk():
   each = [loss_of(jnp.where(jnp.arange(4) == n, chosen, -1), chunk=2) for n in range(3)]
   for chunk in (1, 3, 8):
     np.testing.assert_allclose(loss_of(chosen, chunk=chunk), np.sum(each), rtol=1e-5)
+
+
+def test_what_is_predicted_beyond_the_valid_area_costs_nothing():
+  batch = random_batch(6, [(60, 90)], CANVAS, [2])
+  shapes = jax.eval_shape(network_outputs, batch)
+  outputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+  beyond = ~location_mask(CANVAS, batch.valid_size)
+  assert 0 < beyond.sum() < beyond.size
+  logits = jnp.where(beyond[..., None], 50, outputs.class_logits)
+  absurd = losses_of(batch, outputs.replace(class_logits=logits))
+  assert absurd['class'] == losses_of(batch, outputs)['class']
 
 
 @pytest.mark.parametrize('preset', PRESETS)
