@@ -274,7 +274,8 @@ def _evaluation(
   """Returns (state, step) -> (metrics, folder): by the first host, known to all."""
   evaluator = None
   if hosts.is_first():
-    source = open_eval_source(config.data, metadata.categories)
+    preset = PRESETS[config.model.preset]
+    source = open_eval_source(config.data, metadata.categories, preset)
     if source is None:
       logging.warning('no config.data.eval: this run is not evaluated')
     else:

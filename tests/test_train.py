@@ -30,6 +30,7 @@ from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import evaluate_checkpoint
 from embedmask_jax.predict import Predictor
 from embedmask_jax.preemption import PreemptedError
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.replay import NonFiniteLossError
 from embedmask_jax.train import summary, train
 from embedmask_jax.train_state import keep_finite
@@ -550,7 +551,9 @@ def test_the_real_network_trains_resumes_evaluates_and_predicts(
   assert len(overlays) == 2
 
   # Prediction finds in the same files what evaluation found.
-  source = open_eval_source(config.data, checkpoints[0].metadata.categories)
+  source = open_eval_source(
+    config.data, checkpoints[0].metadata.categories, PRESETS[preset]
+  )
   predictor = Predictor.from_checkpoint(tmp_path / 'straight', score_threshold=0.0)
   results = json.loads((result.folder / 'predictions.json').read_text())
   for index, image_id in enumerate(source.image_ids):
