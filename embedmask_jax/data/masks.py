@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from embedmask_jax.data.rle import ColumnRuns, column_runs, expand
 from embedmask_jax.data.views import View
 from embedmask_jax.ops.locations import STRIDES, level_shapes
-from embedmask_jax.presets import Preset
+from embedmask_jax.presets import PRESETS, Preset
 
 # Polygons, each float64 [2 * points] as x, y, x, y ... in original pixels; or a
 # compressed run-length mask of the original image.
@@ -29,8 +29,8 @@ def rasterize_polygons(
   original_size: tuple[int, int],
   size: tuple[int, int],
   *,
-  preset: Preset,
   is_flipped: bool = False,
+  preset: Preset = PRESETS['2021'],
 ) -> bytes:
   """Resizes, mirrors and rasterises the polygons of an instance.
 
@@ -40,8 +40,8 @@ def rasterize_polygons(
     polygons: float64 [2 * points] each, x, y, ... in original pixels.
     original_size: (height, width) of the image as stored.
     size: (height, width) of the resized image.
-    preset: for `box_extent` and `polygon_dtype`.
     is_flipped: whether the resized polygons are mirrored, x -> width - extent - x.
+    preset: for `box_extent` and `polygon_dtype`.
 
   Returns:
     The union's compressed run-length mask, of size `size`.

@@ -1,5 +1,4 @@
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +10,10 @@ from embedmask_jax.data.annotations import clip_boxes
 from embedmask_jax.data.masks import pack_masks, rasterize_polygons
 from embedmask_jax.data.views import View, whole_view
 from embedmask_jax.ops.locations import locations
-from embedmask_jax.presets import PRESETS
 
 SHARED = Path(__file__).resolve().parents[3] / 'shared'
 GOLDEN = SHARED / 'golden' / '2021' / 'public'
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason='no ../shared')
-rasterize = partial(rasterize_polygons, preset=PRESETS['2021'])
 
 
 def check(segmentations, original_size, view):
@@ -109,8 +106,8 @@ def test_mirrored_polygon_is_rasterised_after_mirroring():
   """Rounding is not symmetric, so mirroring the mask would give another one."""
   size = (20, 21)
   polygon = (np.asarray([3.2, 4.1, 9.7, 4.4, 6.5, 12.9], np.float32),)
-  plain = decode(rasterize(polygon, size, size), size)
-  mirrored = decode(rasterize(polygon, size, size, is_flipped=True), size)
+  plain = decode(rasterize_polygons(polygon, size, size), size)
+  mirrored = decode(rasterize_polygons(polygon, size, size, is_flipped=True), size)
   assert plain.sum() > 0
   assert (plain[:, ::-1] != mirrored).any()
   assert abs(int(plain.sum()) - int(mirrored.sum())) < 15
@@ -128,7 +125,7 @@ def test_golden_rasteriser():
   for parts, want in zip(
     polygons['raster_polygons'], unpacked(unit['raster_masks'], size), strict=True
   ):
-    counts = rasterize(np.array(parts, np.float32), size, size)
+    counts = rasterize_polygons(np.array(parts, np.float32), size, size)
     np.testing.assert_array_equal(decode(counts, size), want)
 
 
@@ -144,7 +141,7 @@ def test_golden_resized_and_mirrored():
       ('tf_masks_resized', resized, False),
       ('tf_masks_flipped', resized, True),
     ]:
-      counts = rasterize(parts, original, size, is_flipped=is_flipped)
+      counts = rasterize_polygons(parts, original, size, is_flipped=is_flipped)
       want = unpacked(unit[key], size)[i]
       np.testing.assert_array_equal(decode(counts, size), want, err_msg=key)
 
@@ -179,5 +176,5 @@ def test_golden_ground_truth():
     strict=True,
   ):
     parts = [np.asarray(part, np.float32) for part in parts]
-    counts = rasterize(parts, size, size)
+    counts = rasterize_polygons(parts, size, size)
     np.testing.assert_array_equal(decode(counts, size), want)
