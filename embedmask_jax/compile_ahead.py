@@ -22,10 +22,9 @@ from embedmask_jax.datasets import (
 from embedmask_jax.devices import check_batch_size, data_mesh, local_mesh
 from embedmask_jax.evaluate import detection_settings, full_batch_size
 from embedmask_jax.inference import make_inference, output_canvas
-from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.presets import PRESETS
 from embedmask_jax.programs import TrainPrograms, compile_program
-from embedmask_jax.structures import Batch
+from embedmask_jax.structures import DATA_AXIS, Batch
 from embedmask_jax.train import set_up
 from embedmask_jax.train_state import create_train_state
 

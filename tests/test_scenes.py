@@ -11,6 +11,7 @@ from pycocotools import mask as rle
 from embedmask_jax.data import scene_drawing, scene_shapes, scenes
 from embedmask_jax.data.scenes import CLASS_NAMES, SceneSettings, generate_scenes
 from embedmask_jax.errors import UserError
+from embedmask_jax.storage import default_folder
 
 
 def load(paths):
@@ -266,4 +267,4 @@ def test_default_folder_follows_the_environment(tmp_path, monkeypatch):
   assert Path(annotations).is_relative_to(tmp_path)
   monkeypatch.delenv('EMBEDMASK_CACHE')
   monkeypatch.setenv('HOME', '/home/someone')
-  assert scenes.default_folder() == Path('/home/someone/.cache/embedmask_jax')
+  assert default_folder() == Path('/home/someone/.cache/embedmask_jax')

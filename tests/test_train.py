@@ -468,6 +468,7 @@ def test_mistakes_are_told_before_the_first_step(toy, tmp_path):
   ],
 )
 def test_batch_size_must_divide(batch_size, devices, parts, message):
+  message += '; set config.train.batch_size, or fewer devices by CUDA_VISIBLE_DEVICES'
   with pytest.raises(UserError, match=re.escape(message)):
     check_batch_size(batch_size, devices=devices, parts=parts)
   check_batch_size(16, devices=8, parts=2)

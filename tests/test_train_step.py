@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from synthetic import network_cases, random_batch, tiny_model, tiny_variables
 
 from embedmask_jax.devices import replicate
-from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.presets import PRESETS
+from embedmask_jax.structures import DATA_AXIS
 from embedmask_jax.train_state import create_train_state
 from embedmask_jax.train_step import make_train_step
 

@@ -30,7 +30,7 @@ from jax.sharding import PartitionSpec
 from configs import base
 from embedmask_jax import hosts, main
 from embedmask_jax import train as train_module
-from embedmask_jax.models.factory import DATA_AXIS
+from embedmask_jax.structures import DATA_AXIS
 from embedmask_jax.train_state import TrainState, keep_finite, moving_average
 
 # Large enough that writing it takes a moment.

@@ -20,6 +20,7 @@ from pycocotools import mask as rle
 
 from embedmask_jax.data import scene_drawing, scene_shapes
 from embedmask_jax.errors import UserError
+from embedmask_jax.storage import CACHE_VARIABLE, default_folder
 
 CLASS_NAMES = tuple(scene_shapes.SHAPES)
 
@@ -28,7 +29,6 @@ MIN_VISIBLE_AREA = 40
 MIN_VISIBLE_SHARE = 0.3
 
 MIN_IMAGE_SIZE = 64
-CACHE_VARIABLE = 'EMBEDMASK_CACHE'
 
 _ATTEMPTS = 12
 
@@ -165,12 +165,6 @@ def _find_place(
     else:
       return left, top, mask.copy()
   return None
-
-
-def default_folder() -> Path:
-  """$EMBEDMASK_CACHE, or ~/.cache/embedmask_jax where it is not set."""
-  named = os.environ.get(CACHE_VARIABLE)
-  return Path(named) if named else Path.home() / '.cache' / 'embedmask_jax'
 
 
 def generate_scenes(
