@@ -135,7 +135,6 @@ def _dispatch(argv: Sequence[str]) -> int:
     raise UserError(f'{config_flags[0]}: embedmask {words[0]} takes no config')
   arguments.config_flags = config_flags
   configure_logging(is_quiet=arguments.quiet)
-  _mark_flags_as_parsed()
   return command.run(arguments)
 
 
@@ -181,13 +180,6 @@ def _overview() -> str:
   lines += [f'  {name:<12}{_find(name).SUMMARY}' for name in COMMANDS]
   lines += ['', 'embedmask COMMAND --help describes a command.', '', _STATUS.rstrip()]
   return '\n'.join(lines)
-
-
-def _mark_flags_as_parsed() -> None:
-  """Workers of the data pipeline ask whether the process has parsed its flags."""
-  from absl import flags
-
-  flags.FLAGS.mark_as_parsed()
 
 
 def configure_logging(*, is_quiet: bool = False) -> None:
