@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from commands import run_main
 from etils import epath
 from synthetic import random_batch, tiny_variables
-from test_main import run
 
 from configs import base
 from embedmask_jax import replay as replay_module
@@ -133,5 +133,5 @@ def test_the_latest_divergence_is_replayed(tmp_path, monkeypatch):
 def test_a_folder_without_a_step_to_replay_is_told(tmp_path, capsys):
   with pytest.raises(UserError, match='no step to replay'):
     replay(tmp_path)
-  assert run('--mode=replay') == 2
+  assert run_main('--mode=replay') == 2
   assert '--workdir is missing' in capsys.readouterr().err
