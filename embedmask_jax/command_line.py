@@ -55,7 +55,8 @@ _STATUS = """\
 exit status: 0 done; 1 check-data has found or prepare left out something, or export
 --verify found a difference, or a crash; 2 a user's mistake, told in one line, or a loss
 that was not finite; 75 stopped by SIGTERM after saving, start again to go on; 130
-interrupted; 141 whoever read the output has gone
+interrupted, by Ctrl-C; train has saved after the first; 141 whoever read the output has
+gone
 """
 
 
@@ -137,7 +138,6 @@ def _dispatch(argv: Sequence[str]) -> int:
     raise UserError(f'{config_flags[0]}: embedmask {words[0]} takes no config')
   arguments.config_flags = config_flags
   configure_logging(is_quiet=arguments.quiet)
-  _mark_flags_as_parsed()
   return command.run(arguments)
 
 
@@ -183,13 +183,6 @@ def _overview() -> str:
   lines += [f'  {name:<12}{_find(name).SUMMARY}' for name in COMMANDS]
   lines += ['', 'embedmask COMMAND --help describes a command.', '', _STATUS.rstrip()]
   return '\n'.join(lines)
-
-
-def _mark_flags_as_parsed() -> None:
-  """Workers of the data pipeline ask whether the process has parsed its flags."""
-  from absl import flags
-
-  flags.FLAGS.mark_as_parsed()
 
 
 def configure_logging(*, is_quiet: bool = False) -> None:

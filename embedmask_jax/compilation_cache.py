@@ -2,9 +2,8 @@
 
 import os
 
-from embedmask_jax.data.scenes import default_folder
 from embedmask_jax.errors import UserError
-from embedmask_jax.storage import located
+from embedmask_jax.storage import default_folder, located
 
 
 def enable_compilation_cache(folder: str) -> None:

@@ -22,11 +22,10 @@ from embedmask_jax.datasets import (
 from embedmask_jax.devices import check_batch_size, data_mesh, local_mesh
 from embedmask_jax.evaluate import full_batch_size
 from embedmask_jax.inference import make_inference, output_canvas
-from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.presets import PRESETS
 from embedmask_jax.programs import TrainPrograms, compile_program
 from embedmask_jax.stored_model import detection_settings
-from embedmask_jax.structures import Batch
+from embedmask_jax.structures import DATA_AXIS, Batch
 from embedmask_jax.train import set_up
 from embedmask_jax.train_state import create_train_state
 
@@ -58,7 +57,8 @@ def compile_ahead(config: ConfigDict) -> int:
     devices=mesh.size,
     parts=config.train.accumulation_steps,
   )
-  source = open_train_source(config.data, PRESETS[config.model.preset])
+  preset = PRESETS[config.model.preset]
+  source = open_train_source(config.data, preset)
   training = set_up(config, len(source.class_names), mesh)
   state = jax.eval_shape(
     lambda variables: create_train_state(
@@ -72,7 +72,7 @@ def compile_ahead(config: ConfigDict) -> int:
     batch = empty_batch(config.train.batch_size, canvas, instances)
     programs.program(placed(mesh, state), placed(mesh, Batch(**batch), DATA_AXIS))
 
-  eval_source = open_eval_source(config.data, source.categories)
+  eval_source = open_eval_source(config.data, source.categories, preset)
   eval_shapes = shapes_of_evaluation(eval_source, config) if eval_source else []
   inference = make_inference(
     training.model, detection_settings(config.eval), local_mesh()

@@ -25,33 +25,35 @@ def open_train_source(data: ConfigDict, preset: Preset) -> ImageSource:
   """
   if data.generated.enabled:
     scenes = data.generated
-    return _open_scenes(data, scenes.train_images, 2 * scenes.seed, preset=preset)
+    return _open_scenes(data, scenes.train_images, 2 * scenes.seed, preset)
   if not data.train.annotations:
     raise UserError(
       'nothing to train on: set config.data.train.annotations and '
       'config.data.train.images, or config.data.generated.enabled'
     )
-  return _open(data, data.train, preset=preset)
+  return _open(data, data.train, preset)
 
 
 def open_eval_source(
-  data: ConfigDict, categories: Sequence[tuple[int, str]]
+  data: ConfigDict, categories: Sequence[tuple[int, str]], preset: Preset
 ) -> ImageSource | None:
   """Opens what `config.data` evaluates on, or returns None where nothing is named.
 
   Args:
     data: the config's part.
     categories: (id, name) of the model's classes.
+    preset: for the meaning of boxes.
 
   Raises:
     UserError: the data cannot be used, or have categories that are not the model's.
   """
   # A data set named by hand goes before the scenes, on which a model was trained.
   if data.eval.annotations:
-    return _open(data, data.eval, categories)
+    return _open(data, data.eval, preset, categories)
   if data.generated.enabled:
     scenes = data.generated
-    return _open_scenes(data, scenes.eval_images, 2 * scenes.seed + 1, categories)
+    seed = 2 * scenes.seed + 1
+    return _open_scenes(data, scenes.eval_images, seed, preset, categories)
   return None
 
 
@@ -112,8 +114,8 @@ def view_settings(config: ConfigDict) -> dict[str, Any]:
 def _open(
   data: ConfigDict,
   part: ConfigDict,
+  preset: Preset,
   categories: Sequence[tuple[int, str]] | None = None,
-  preset: Preset = PRESETS['2021'],
 ) -> ImageSource:
   return open_source(
     part.annotations,
@@ -128,8 +130,8 @@ def _open_scenes(
   data: ConfigDict,
   num_images: int,
   seed: int,
+  preset: Preset,
   categories: Sequence[tuple[int, str]] | None = None,
-  preset: Preset = PRESETS['2021'],
 ) -> ImageSource:
   annotations, images = generate_scenes(
     num_images=num_images, image_size=data.generated.image_size, seed=seed

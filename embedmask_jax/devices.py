@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from embedmask_jax.errors import UserError
-from embedmask_jax.models.factory import DATA_AXIS
+from embedmask_jax.structures import DATA_AXIS
 
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
@@ -67,5 +67,6 @@ def check_batch_size(batch_size: int, *, devices: int, parts: int = 1) -> None:
   nearest = ', '.join(str(size) for size in (below, below + unit) if size)
   over = f'{devices} devices' + (f' in {parts} parts' if parts > 1 else '')
   raise UserError(
-    f'batch size {batch_size} does not divide over {over}; nearest: {nearest}'
+    f'batch size {batch_size} does not divide over {over}; nearest: {nearest}; set '
+    'config.train.batch_size, or fewer devices by CUDA_VISIBLE_DEVICES'
   )

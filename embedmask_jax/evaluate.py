@@ -251,7 +251,9 @@ def evaluate_checkpoint(
     UserError: no data, categories that the checkpoint does not know, unreadable
       parameters, or a folder that cannot be written.
   """
-  source = open_eval_source(config.data, stored.metadata.categories)
+  source = open_eval_source(
+    config.data, stored.metadata.categories, PRESETS[config.model.preset]
+  )
   if source is None:
     raise UserError(
       'nothing to evaluate: set config.data.eval.annotations and '

@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from embedmask_jax.models.embedmask import EmbedMask
-from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.postprocess import DetectionSettings, detect
 from embedmask_jax.structures import (
+  DATA_AXIS,
   Array,
   Batch,
   Detections,

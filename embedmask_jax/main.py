@@ -17,15 +17,15 @@
 Training goes on from the newest checkpoint of the work folder. Where the environment
 names a cluster (Cloud TPU, GKE, Slurm, or as embedmask_jax/hosts.py says) the process
 is one of several. After SIGTERM it saves at the next step and exits with status 75,
-which asks to be started again. Compile fills the cache of compiled programs with all
-that a run of the same config on the same devices needs, and says the memory of each.
-Replay computes a step whose loss was not finite once more, image by image. Evaluation
-and prediction take the config that is stored in the checkpoint; fields are changed with
---config.part.field=value, and --config=FILE replaces its parts data and eval. Import
-reads a weight file of the authors or an ImageNet backbone, export writes a checkpoint
-in the authors' layout. All fields are listed in configs/base.py. Exit status: 0; 2
-after a user's mistake, which is told in one line, or a loss that was not finite; 75
-after SIGTERM.
+which asks to be started again; after the first Ctrl-C it saves, too. Compile fills the
+cache of compiled programs with all that a run of the same config on the same devices
+needs, and says the memory of each. Replay computes a step whose loss was not finite
+once more, image by image. Evaluation and prediction take the config that is stored in
+the checkpoint; fields are changed with --config.part.field=value, and --config=FILE
+replaces its parts data and eval. Import reads a weight file of the authors or an
+ImageNet backbone, export writes a checkpoint in the authors' layout. All fields are
+listed in configs/base.py. Exit status: 0; 2 after a user's mistake, which is told in
+one line, or a loss that was not finite; 75 after SIGTERM; 130 after Ctrl-C.
 """
 
 import sys

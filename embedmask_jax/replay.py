@@ -5,9 +5,11 @@ share of the batch, replay/<step>/batch-<host>-of-<hosts>.npz. `--mode=replay` c
 the step again, for the whole batch and for every image alone.
 """
 
+import contextlib
 import dataclasses
 import io
 import re
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -42,6 +44,31 @@ class NonFiniteLossError(UserError):
   def __init__(self, message: str, batch: Arrays):
     super().__init__(message)
     self.batch = batch
+
+
+@contextlib.contextmanager
+def replayable(
+  workdir: epath.Path, metadata: Metadata, state: TrainState
+) -> Iterator[None]:
+  """Leaves `state` and the batch for a replay where a step is found not finite.
+
+  Args:
+    workdir: of the run.
+    metadata: of the run.
+    state: after any number of steps; one that is not finite changes nothing.
+
+  Raises:
+    NonFiniteLossError: the one that was raised inside; also where nothing can be left,
+      of which a warning tells.
+  """
+  try:
+    yield
+  except NonFiniteLossError as error:
+    try:
+      save_for_replay(workdir, metadata, state, error.batch)
+    except UserError as unwritten:
+      logging.warning('nothing to replay: %s', unwritten)
+    raise
 
 
 def save_for_replay(

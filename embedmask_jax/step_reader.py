@@ -32,19 +32,33 @@ class StepReader:
     self._log_every = log_every
     self._progress = progress
     self._writer = writer
-    # (step, metrics on the device, this host's share of the batch), or None.
-    self.pending: tuple[int, Mapping[str, Any], Arrays] | None = None
+    # What `push` was given last, or None.
+    self._pending: tuple[int, Mapping[str, Any], Arrays] | None = None
 
-  def read_pending(self) -> None:
-    """Waits for the pending step, if there is one.
+  def push(self, step: int, on_device: Mapping[str, Any], batch: Arrays) -> None:
+    """Reads the step before, then keeps this one, which goes on meanwhile.
+
+    Args:
+      step: updates done before it.
+      on_device: its metrics, maybe still to be computed.
+      batch: this host's share of its batch.
+
+    Raises:
+      NonFiniteLossError: a loss or the gradient of the step before is not finite.
+    """
+    self.flush()
+    self._pending = (step, on_device, batch)
+
+  def flush(self) -> None:
+    """Waits for the last step, unless it has been read.
 
     Raises:
       NonFiniteLossError: a loss or the gradient is not finite.
     """
-    if self.pending is None:
+    if self._pending is None:
       return
-    step, on_device, batch = self.pending
-    self.pending = None
+    step, on_device, batch = self._pending
+    self._pending = None
     values = {name: float(x) for name, x in jax.device_get(on_device).items()}
     bad = [
       f'{name} {value}' for name, value in values.items() if not math.isfinite(value)

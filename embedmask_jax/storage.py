@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -23,10 +24,18 @@ _BUCKETS = 'gs://'
 # Files on their way at a time.
 _COPIES = 8
 
+CACHE_VARIABLE = 'EMBEDMASK_CACHE'
+
 
 def is_remote(path: str | os.PathLike) -> bool:
   """Whether a path is one of an object store."""
   return os.fspath(path).startswith(_BUCKETS)
+
+
+def default_folder() -> Path:
+  """$EMBEDMASK_CACHE, or ~/.cache/embedmask_jax where it is not set."""
+  named = os.environ.get(CACHE_VARIABLE)
+  return Path(named) if named else Path.home() / '.cache' / 'embedmask_jax'
 
 
 def located(path: str | os.PathLike) -> epath.Path:

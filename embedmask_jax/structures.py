@@ -21,6 +21,9 @@ from flax import struct
 
 Array = Any  # numpy.ndarray on the host, jax.Array on the device.
 
+# The device axis over which batches are split and sums are taken.
+DATA_AXIS = 'data'
+
 
 @struct.dataclass
 class Batch:

@@ -56,7 +56,6 @@ from embedmask_jax.devices import (
   replicate,
   split,
 )
-from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import Evaluator
 from embedmask_jax.evaluation_folder import evaluation_folder, evaluation_record
 from embedmask_jax.folders import writable_folder
@@ -76,7 +75,7 @@ from embedmask_jax.preemption import PreemptedError, StopRequest
 from embedmask_jax.presets import PRESETS
 from embedmask_jax.programs import TrainPrograms
 from embedmask_jax.progress import Progress
-from embedmask_jax.replay import NonFiniteLossError, save_for_replay
+from embedmask_jax.replay import replayable
 from embedmask_jax.step_reader import StepReader
 from embedmask_jax.structures import Batch
 from embedmask_jax.train_state import TrainState
@@ -166,7 +165,7 @@ def train(
   Raises:
     UserError: a folder, data set or checkpoint that cannot be used; a batch size
       that does not divide over the devices; a loss that is not finite.
-    PreemptedError: SIGTERM was received; the state is saved.
+    PreemptedError: SIGTERM or Ctrl-C was received; the state is saved.
   """
   mesh = data_mesh()
   check_batch_size(
@@ -221,36 +220,37 @@ def _train(config: ConfigDict, workdir: epath.Path, mesh: Mesh) -> TrainResult:
     )
     for step, arrays in itertools.islice(batches, max(num_steps - first_step, 0)):
       state, values = train_step(state, split(mesh, Batch(**arrays)))
-      try:
-        # The step before is read only now, so that the device is never idle.
-        reader.read_pending()
-        reader.pending = (step, values, arrays)
-        done = step + 1
-        is_last = done == num_steps
-        is_stopped = stop.is_due(done) and not is_last
-        is_eval_due = is_last or _is_multiple(done, config.train.eval_every)
-        is_due = is_eval_due or _is_multiple(done, config.train.checkpoint_every)
-        if is_due or is_stopped:
+      done = step + 1
+      with replayable(workdir, metadata, state):
+        # Reads the step before only now, so that the device is never idle.
+        reader.push(step, values, arrays)
+        is_stopped = stop.is_due(done) and done < num_steps
+        is_evaluated = not is_stopped and (
+          done == num_steps or _is_multiple(done, config.train.eval_every)
+        )
+        is_saved = (
+          is_stopped
+          or is_evaluated
+          or _is_multiple(done, config.train.checkpoint_every)
+        )
+        if is_saved:
           # First of all, so that no state with a loss that is not finite is saved.
-          reader.read_pending()
-      except NonFiniteLossError as error:
-        try:
-          save_for_replay(workdir, metadata, state, error.batch)
-        except UserError as unwritten:
-          logging.warning('nothing to replay: %s', unwritten)
-        raise error
-      if is_due or is_stopped:
-        # Evaluation precedes saving: a checkpoint carries its own score.
-        is_evaluated = is_eval_due and not is_stopped
-        if is_evaluated:
-          metrics, folder = evaluate(state, done)
-        if writer:
-          # What precedes a checkpoint is in the logs, however the run ends.
-          writer.flush()
-        checkpoints.save(state, metrics if is_evaluated else None)
-        progress.pause()
+          reader.flush()
+      if not is_saved:
+        continue
+      if is_evaluated:
+        # Before saving: a checkpoint carries its own score.
+        metrics, folder = evaluate(state, done)
+      if writer:
+        # What precedes a checkpoint is in the logs, however the run ends.
+        writer.flush()
+      checkpoints.save(state, metrics if is_evaluated else None)
+      progress.pause()
       if is_stopped:
-        raise PreemptedError(f'asked to stop: saved at step {done} of {num_steps}')
+        raise PreemptedError(
+          f'asked to stop: saved at step {done} of {num_steps}',
+          is_by_hand=stop.is_by_hand,
+        )
     if first_step >= num_steps:
       logging.info('all %d steps are done: evaluating', num_steps)
       metrics, folder = evaluate(state, first_step)
@@ -279,7 +279,8 @@ def _evaluation(
   """Returns (state, step) -> (metrics, folder): by the first host, known to all."""
   evaluator = None
   if hosts.is_first():
-    source = open_eval_source(config.data, metadata.categories)
+    preset = PRESETS[config.model.preset]
+    source = open_eval_source(config.data, metadata.categories, preset)
     if source is None:
       logging.warning('no config.data.eval: this run is not evaluated')
     else:

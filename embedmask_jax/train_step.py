@@ -10,9 +10,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from embedmask_jax.losses import Normalisers, compute_losses, loss_names, normalisers
 from embedmask_jax.models.embedmask import EmbedMask
-from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.models.rematerialisation import Remat
-from embedmask_jax.structures import Array, Batch, Targets
+from embedmask_jax.structures import DATA_AXIS, Array, Batch, Targets
 from embedmask_jax.targets import assign_targets
 from embedmask_jax.train_state import TrainState, keep_finite, moving_average
 

@@ -8,6 +8,7 @@ import json
 import shutil
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 import test_prepare as formats
@@ -30,15 +31,7 @@ SMALL = [
 
 
 def refused(capsys, *arguments):
-  """The one line of a command that ends with status 2."""
-  capsys.readouterr()
-  assert command_line.run([*arguments, '--quiet']) == 2
-  captured = capsys.readouterr()
-  assert not captured.out
-  lines = captured.err.strip().splitlines()
-  assert len(lines) == 1, lines
-  assert lines[0].startswith('error: ')
-  return lines[0]
+  return commands.refused(capsys, *arguments, '--quiet')
 
 
 def picture(identity, name, size=SIZE):

@@ -12,37 +12,16 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from toy_checkpoint import make_state
 
 from configs import base
 from embedmask_jax import checkpoint
 from embedmask_jax.checkpoint_writer import CheckpointWriter
 from embedmask_jax.errors import UserError
-from embedmask_jax.train_state import TrainState
 
 METADATA = checkpoint.Metadata(
   config=base.get_config(), category_ids=(3, 7), class_names=('cell', 'dust')
 )
-
-
-def make_state(step=0, *, classes=2, optimizer=None):
-  generator = np.random.default_rng(step)
-
-  def leaf(*shape):
-    return jnp.asarray(generator.normal(size=shape), jnp.float32)
-
-  params = {
-    'head': {
-      'class_logits': {'kernel': leaf(3, 3, 4, classes), 'bias': leaf(classes)},
-      'position_scale': leaf(),
-    }
-  }
-  optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
-  return TrainState(
-    step=jnp.int32(step),
-    params=params,
-    batch_stats={'norm': {'mean': leaf(40, 50)}},
-    opt_state=optimizer.init(params),
-  )
 
 
 def write(workdir, steps, scores=None, **options):

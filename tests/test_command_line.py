@@ -11,8 +11,9 @@ from pathlib import Path
 
 import jax
 import pytest
-from test_checkpoint import make_state
+from commands import refused
 from test_imports import HEAVY, loaded_by
+from toy_checkpoint import make_state, save_toy_checkpoint
 
 from configs import base
 from embedmask_jax import command_line
@@ -21,17 +22,6 @@ from embedmask_jax.checkpoint_writer import CheckpointWriter
 from embedmask_jax.config import to_json
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def refused(capsys, *arguments):
-  """The one line on stderr of a command that fails by the user's mistake."""
-  assert command_line.run(arguments) == 2
-  captured = capsys.readouterr()
-  assert not captured.out
-  lines = captured.err.strip().splitlines()
-  assert len(lines) == 1, lines
-  assert lines[0].startswith('error: ')
-  return lines[0]
 
 
 @pytest.mark.parametrize('name', command_line.COMMANDS)
@@ -113,20 +103,17 @@ def test_info_of_the_installation_as_json(capsys):
 
 
 def test_info_of_a_checkpoint(tmp_path, capsys):
-  state = make_state(4)
-  metadata = Metadata(base.get_config(), category_ids=(1, 2), class_names=('a', 'b'))
-  with CheckpointWriter(
-    tmp_path, metadata, keep_last=1, keep_best=0, best_metric='segm/AP'
-  ) as writer:
-    writer.save(state)
+  save_toy_checkpoint(tmp_path)
   scores = tmp_path / 'eval' / '4' / 'metrics.json'
   scores.parent.mkdir(parents=True)
   scores.write_text('{"segm/AP": 0.25, "bbox/AP": null, "count/images": 3}')
   assert command_line.run(['info', '--json', str(tmp_path)]) == 0
   facts = json.loads(capsys.readouterr().out)
   assert (facts['step'], facts['classes']) == (4, ['a', 'b'])
-  assert facts['model'] == to_json(metadata.config.model)
-  assert facts['parameters'] == sum(x.size for x in jax.tree.leaves(state.params))
+  assert facts['model'] == to_json(base.get_config().model)
+  assert facts['parameters'] == sum(
+    x.size for x in jax.tree.leaves(make_state().params)
+  )
   assert facts['metrics'] == {'segm/AP': 0.25, 'bbox/AP': None}
   scores.write_text('{')
   assert command_line.run(['info', str(tmp_path / 'checkpoints' / '4')]) == 0

@@ -8,7 +8,7 @@ import re
 import pytest
 from pages import ROOT, blocks
 
-from configs import base, custom, nuclei, nuclei_adelaidet, quickstart, small
+from configs import base, custom, nuclei, nuclei_adelaidet, small
 from embedmask_jax.config import (
   FIELDS,
   check_names,
@@ -97,71 +97,6 @@ GENERATIONS = {
     'eval.mask_threshold': 0.5,
   },
 }
-# All that tells these runs from the paper's: values, no code.
-QUICKSTART = {
-  'data.eval_short_side': 256,
-  'data.generated.enabled': True,
-  'data.generated.train_images': 800,
-  'data.instance_ladder': (16, 32),
-  'data.long_side': 256,
-  'data.short_sides': (256,),
-  'eval.batch_size': 8,
-  'eval.output_ladder': ((192, 192), (640, 640), (1024, 1024), (2048, 2048)),
-  'model.backbone': 'resnet18',
-  'model.backbone_width': 32,
-  'model.fpn_channels': 64,
-  'model.frozen_stages': 0,
-  'model.head_channels': 64,
-  'model.head_depth': 2,
-  'model.norm': 'group',
-  'model.pixel_std': (58.0, 57.0, 57.0),
-  'optim.bias_rate_multiplier': 1.0,
-  'optim.clip_norm': 10.0,
-  'optim.learning_rate': 0.002,
-  'optim.name': 'adamw',
-  'optim.reference_batch_size': 0,
-  'optim.schedule': 'cosine',
-  'optim.warmup': 'linear',
-  'optim.warmup_factor': 0.1,
-  'optim.warmup_steps': 50,
-  'optim.weight_decay': 0.01,
-  'train.batch_size': 2,
-  'train.checkpoint_every': 500,
-  'train.eval_every': 0,
-  'train.steps': 2000,
-}
-NUCLEI = {
-  'data.crop_size': (256, 256),
-  'data.eval_short_side': 512,
-  'data.instance_ladder': (64, 128, 512),
-  'data.long_side': 2000,
-  'data.short_sides': (409, 460, 512, 563, 614),
-  'eval.max_detections': 500,
-  'eval.max_dets': (1, 10, 500),
-  'eval.output_ladder': ((384, 384), (640, 768), (1024, 1024), (2048, 2048)),
-  'model.backbone': 'resnet18',
-  'model.backbone_width': 32,
-  'model.fpn_channels': 64,
-  'model.frozen_stages': 0,
-  'model.head_channels': 64,
-  'model.head_depth': 2,
-  'model.norm': 'group',
-  'model.pixel_std': (58.0, 57.0, 57.0),
-  'optim.bias_rate_multiplier': 1.0,
-  'optim.clip_norm': 10.0,
-  'optim.learning_rate': 0.002,
-  'optim.name': 'adamw',
-  'optim.reference_batch_size': 0,
-  'optim.schedule': 'cosine',
-  'optim.warmup': 'linear',
-  'optim.warmup_factor': 0.01,
-  'optim.warmup_steps': 50,
-  'optim.weight_decay': 0.01,
-  'train.batch_size': 8,
-  'train.checkpoint_every': 200,
-  'train.eval_every': 0,
-  'train.steps': 600,
-}
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -183,15 +118,6 @@ def test_paper_configs_are_the_papers(preset, name, own):
   for field, value in {**PAPER, **own}.items():
     assert flat[field] == value, field
   assert set(differences(base.get_config(), config)) <= set(own)
-
-
-@pytest.mark.parametrize(
-  ('module', 'values'), [(quickstart, QUICKSTART), (nuclei, NUCLEI)]
-)
-def test_small_configs_differ_from_the_papers_in_these_values(module, values):
-  config = module.get_config()
-  assert set(differences(base.get_config(), config)) == set(values)
-  assert {field: flatten(config)[field] for field in values} == values
 
 
 def test_the_page_lists_the_fields_that_go_with_a_preset():

@@ -10,9 +10,9 @@ import socket
 import handmade_prediction
 import numpy as np
 import pytest
+from commands import refused
 from demo_inputs import explain
 from PIL import Image
-from test_command_line import refused
 
 from embedmask_jax.command_line import run
 from embedmask_jax.demo import server

@@ -18,6 +18,7 @@ from embedmask_jax.devices import data_mesh
 from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import Evaluator, evaluate_checkpoint
 from embedmask_jax.evaluation_folder import evaluation_record
+from embedmask_jax.presets import PRESETS
 from embedmask_jax.structures import Detections
 
 SIZES = [(64, 96), (96, 64), (64, 96), (50, 50), (200, 70), (64, 96), (31, 97)]
@@ -117,7 +118,7 @@ def test_the_truth_scores_1_and_every_image_counts_once(
   config, oracle, tmp_path, capsys, caplog, batch_size
 ):
   config.eval.batch_size = batch_size
-  source = open_eval_source(config.data, CATEGORIES)
+  source = open_eval_source(config.data, CATEGORIES, PRESETS['2021'])
   evaluator = Evaluator(None, source, config, data_mesh())
   metrics = evaluator({}, tmp_path / 'eval', step=7)
   for name in ('segm/AP', 'bbox/AP', 'segm/AP/bar', 'segm/AR100'):
@@ -141,7 +142,7 @@ def test_the_truth_scores_1_and_every_image_counts_once(
 
 
 def test_small_originals_get_the_small_output_canvas(config, oracle, tmp_path):
-  source = open_eval_source(config.data, CATEGORIES)
+  source = open_eval_source(config.data, CATEGORIES, PRESETS['2021'])
   mesh = data_mesh(num_devices=1)
   Evaluator(None, source, config, mesh)({}, tmp_path / 'eval', step=7)
   assert Counter(oracle) == {(64, 96): 4, (256, 256): 3}
@@ -149,7 +150,7 @@ def test_small_originals_get_the_small_output_canvas(config, oracle, tmp_path):
 
 def test_classes_that_the_data_lack_may_be_predicted(config, oracle, tmp_path):
   categories = ((1, 'unseen'), *CATEGORIES)
-  source = open_eval_source(config.data, categories)
+  source = open_eval_source(config.data, categories, PRESETS['2021'])
   metrics = Evaluator(None, source, config, data_mesh())({}, tmp_path / 'e', step=7)
   # The oracle now names its classes one too low: 'unseen' is found, 'bar' never.
   assert metrics['segm/AP/unseen'] is None
@@ -263,7 +264,7 @@ def test_folders_of_an_evaluation_do_not_follow_from_where_it_is_asked_for(
 
 
 def test_overlays_of_an_evaluation_before_do_not_stay(config, oracle, tmp_path):
-  source = open_eval_source(config.data, CATEGORIES)
+  source = open_eval_source(config.data, CATEGORIES, PRESETS['2021'])
   for count in (3, 2):
     config.eval.num_overlays = count
     Evaluator(None, source, config, data_mesh())({}, tmp_path / 'eval', step=7)
@@ -282,7 +283,7 @@ def test_unknown_categories_and_missing_data_are_told(config, tmp_path):
 
 def test_an_unwritable_folder_is_told_before_the_work(config, oracle, tmp_path):
   (tmp_path / 'file').touch()
-  source = open_eval_source(config.data, CATEGORIES)
+  source = open_eval_source(config.data, CATEGORIES, PRESETS['2021'])
   evaluator = Evaluator(None, source, config, data_mesh())
   with pytest.raises(UserError, match='cannot be written'):
     evaluator({}, tmp_path / 'file' / 'eval', step=7)
@@ -298,7 +299,7 @@ def test_batch_size_is_rounded_up_to_the_devices(config, oracle, monkeypatch, tm
     evaluate_module, 'split', lambda mesh, batch: shapes.append(batch) or batch
   )
   config.eval.batch_size = 5
-  source = open_eval_source(config.data, CATEGORIES)
+  source = open_eval_source(config.data, CATEGORIES, PRESETS['2021'])
   Evaluator(None, source, config, FourDevices())({}, tmp_path / 'eval', step=7)
   assert {len(batch.image_index) for batch in shapes} == {8}
   indices = np.concatenate([batch.image_index for batch in shapes])
@@ -306,7 +307,7 @@ def test_batch_size_is_rounded_up_to_the_devices(config, oracle, monkeypatch, tm
 
 
 def test_a_file_that_cannot_be_written_is_named(config, oracle, tmp_path):
-  source = open_eval_source(config.data, CATEGORIES)
+  source = open_eval_source(config.data, CATEGORIES, PRESETS['2021'])
   folder = tmp_path / 'eval'
   (folder / 'predictions.json').mkdir(parents=True)
   (folder / 'metrics.json').write_text('{}')  # of an evaluation before

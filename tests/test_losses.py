@@ -15,6 +15,7 @@ from embedmask_jax.losses import (
   normalisers,
 )
 from embedmask_jax.mask_loss import mask_loss_sums
+from embedmask_jax.ops.valid_area import location_mask
 from embedmask_jax.presets import PRESETS
 from embedmask_jax.proposal_sampling import best_proposals, choose_proposals
 from embedmask_jax.targets import assign_targets
@@ -170,6 +171,16 @@ def test_more_chunks_of_masks_keep_no_more_for_the_backward_pass(preset):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
 
   assert kept_bytes(2) < 1.1 * kept_bytes(32)
+
+
+def test_what_is_predicted_beyond_the_valid_area_costs_nothing():
+  batch = random_batch(6, [(60, 90)], CANVAS, [2])
+  outputs = network_outputs(batch)
+  beyond = ~location_mask(CANVAS, batch.valid_size)
+  assert 0 < beyond.sum() < beyond.size
+  logits = jnp.where(beyond[..., None], 50, outputs.class_logits)
+  absurd = losses_of(batch, outputs.replace(class_logits=logits))
+  assert absurd['class'] == losses_of(batch, outputs)['class']
 
 
 @pytest.mark.parametrize('preset', PRESETS)

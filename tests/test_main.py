@@ -5,13 +5,13 @@ import sys
 import types
 from pathlib import Path
 
+import commands
 import pytest
-from test_checkpoint import make_state
+from commands import run_main as run
+from toy_checkpoint import save_toy_checkpoint
 
 from configs import base
 from embedmask_jax import main
-from embedmask_jax.checkpoint import Metadata
-from embedmask_jax.checkpoint_writer import CheckpointWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = f'--config={ROOT}/configs/base.py'
@@ -45,28 +45,11 @@ def calls(monkeypatch):
 def workdir(tmp_path):
   config = base.get_config()
   config.eval.max_detections = 77
-  metadata = Metadata(config, category_ids=(1, 2), class_names=('a', 'b'))
-  with CheckpointWriter(
-    tmp_path, metadata, keep_last=1, keep_best=0, best_metric='segm/AP'
-  ) as writer:
-    writer.save(make_state(4))
-  return tmp_path
-
-
-def run(*arguments):
-  # JAX has been used in this process, after which no other host can be joined.
-  return main.run(['main', '--compilation_cache=off', '--nodistributed', *arguments])
+  return save_toy_checkpoint(tmp_path, config)
 
 
 def refused(capsys, *arguments):
-  """The one line on stderr of a command that fails by the user's mistake."""
-  assert run(*arguments) == 2
-  captured = capsys.readouterr()
-  assert not captured.out
-  lines = captured.err.strip().splitlines()
-  assert len(lines) == 1, lines
-  assert lines[0].startswith('error: ')
-  return lines[0]
+  return commands.refused(capsys, *arguments, run=lambda given: run(*given))
 
 
 def test_train_gets_the_config_with_its_overrides(calls, capsys):

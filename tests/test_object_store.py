@@ -17,8 +17,8 @@ import pytest
 os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
 pytest.importorskip('gcsfs', reason='needs the extra gcs')
 
+from commands import run_main as run
 from fake_gcs import Refused, fake_gcs
-from test_main import run
 from toy_run import finish, seen_batches, start, stored_checksums
 
 from embedmask_jax.checkpoint import list_steps

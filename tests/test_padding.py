@@ -8,7 +8,6 @@ import pytest
 from synthetic import make_batch, network_cases, rectangles, tiny_model, tiny_variables
 
 from embedmask_jax.losses import compute_losses, loss_names, normalisers
-from embedmask_jax.ops.valid_area import location_mask
 from embedmask_jax.postprocess import DetectionSettings, detect
 from embedmask_jax.presets import PRESETS
 from embedmask_jax.structures import Batch
@@ -107,12 +106,3 @@ def test_detections_do_not_depend_on_the_canvas_or_on_company(norm, preset):
     np.testing.assert_allclose(other.boxes, reference.boxes, atol=1e-3)
     differing = np.unpackbits(np.asarray(other.masks ^ reference.masks))
     assert differing.mean() <= 1e-4
-
-
-def test_padding_of_the_level_is_left_out_of_the_class_loss():
-  """A location beyond the valid area costs nothing, whatever it predicts."""
-  batch = placed(CANVASES[2])
-  targets = assign_targets(batch, PRESETS['2021'])
-  valid = np.asarray(location_mask(CANVASES[2], batch.valid_size))
-  np.testing.assert_array_equal(targets.location_valid, valid)
-  assert 0 < valid.sum() < valid.size

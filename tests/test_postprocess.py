@@ -5,7 +5,6 @@ from jax.sharding import Mesh
 from synthetic import random_batch, tiny_model, tiny_variables
 
 from embedmask_jax.inference import make_inference, output_canvas
-from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.ops.locations import locations
 from embedmask_jax.postprocess import (
   DetectionSettings,
@@ -14,7 +13,7 @@ from embedmask_jax.postprocess import (
   select_proposals,
 )
 from embedmask_jax.presets import PRESETS
-from embedmask_jax.structures import HeadOutputs
+from embedmask_jax.structures import DATA_AXIS, HeadOutputs
 
 CANVAS = (128, 160)
 P = len(locations(CANVAS))

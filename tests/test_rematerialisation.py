@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from synthetic import random_batch, tiny_model, tiny_variables
-from test_train_step import assert_same_update, one_update, uneven_batch
+from tiny_step import assert_same_update, one_update, uneven_batch
 
 from embedmask_jax.presets import PRESETS
 

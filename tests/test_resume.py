@@ -10,7 +10,7 @@ from toy_run import finish, seen_batches, start, stored_checksums
 
 from embedmask_jax.checkpoint import list_steps
 from embedmask_jax.errors import UserError
-from embedmask_jax.exit_status import RETRY
+from embedmask_jax.exit_status import INTERRUPTED, RETRY
 from embedmask_jax.work_folder_lock import work_folder_lock
 
 SLOW_STEPS = {'TOY_STEP_SECONDS': '0.2'}
@@ -39,9 +39,10 @@ def wait_for_step(process, workdir, step):
   raise AssertionError((workdir / 'output.0').read_text())
 
 
-def test_sigterm_saves_at_the_next_step_and_asks_to_be_started_again(
-  straight, tmp_path
-):
+@pytest.mark.parametrize(
+  ('number', 'status'), [(signal.SIGTERM, RETRY), (signal.SIGINT, INTERRUPTED)]
+)
+def test_asked_to_stop_it_saves_at_the_next_step(straight, tmp_path, number, status):
   process = start(tmp_path, **SLOW_STEPS)
   wait_for_step(process, tmp_path, 4)
   # Of a run that lives, a second one keeps away.
@@ -50,9 +51,9 @@ def test_sigterm_saves_at_the_next_step_and_asks_to_be_started_again(
     work_folder_lock(tmp_path),
   ):
     pass
-  process.send_signal(signal.SIGTERM)
+  process.send_signal(number)
   seen = max(seen_batches(tmp_path))
-  finish([process], tmp_path, status=RETRY)
+  finish([process], tmp_path, status=status)
   [*_, saved] = list_steps(tmp_path / 'checkpoints')
   assert seen < saved <= seen + 2
   message = f'asked to stop: saved at step {saved} of 20; run the same command again'

@@ -6,17 +6,21 @@ checkpoints and the logs are real.
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import orbax.checkpoint as ocp
 import pytest
+import toy_run
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
+from toy_run import make_toy_step
 
-from configs import base, quickstart
+from configs import quickstart
+from embedmask_jax import replay as replay_module
 from embedmask_jax import train as train_module
 from embedmask_jax.checkpoint import list_steps, open_checkpoint
 from embedmask_jax.compile_ahead import compile_ahead
@@ -25,25 +29,19 @@ from embedmask_jax.devices import check_batch_size
 from embedmask_jax.errors import UserError
 from embedmask_jax.evaluate import evaluate_checkpoint
 from embedmask_jax.predict import Predictor
-from embedmask_jax.train import NonFiniteLossError, summary, train
-from embedmask_jax.train_state import TrainState, keep_finite
+from embedmask_jax.preemption import PreemptedError
+from embedmask_jax.presets import PRESETS
+from embedmask_jax.replay import NonFiniteLossError
+from embedmask_jax.train import summary, train
+from embedmask_jax.train_state import keep_finite
 
 
 def tiny_config(**overrides):
-  config = base.get_config()
-  config.data.generated.enabled = True
+  config = toy_run.get_config()
   config.data.generated.train_images = 5
-  config.data.generated.eval_images = 2
-  config.data.generated.image_size = 64
-  config.data.short_sides = (64,)
-  config.data.eval_short_side = 64
-  config.data.long_side = 64
   config.train.batch_size = 2
   config.train.steps = 8
   config.train.log_every = 2
-  config.train.eval_every = 0
-  config.train.checkpoint_every = 3
-  config.optim.reference_batch_size = 0
   config.optim.warmup_steps = 2
   config.optim.milestones = (6,)
   for field, value in overrides.items():
@@ -57,12 +55,14 @@ class ToyEvaluator:
 
   scores: ClassVar[dict] = {}
   calls: ClassVar[list] = []
+  variables: ClassVar[dict] = {}
 
   def __init__(self, model, source, config, mesh):
     self.num_images = len(source)
 
   def __call__(self, variables, folder, *, step, record, writer=None):
     ToyEvaluator.calls.append(step)
+    ToyEvaluator.variables = jax.tree.map(np.array, variables)
     return {'segm/AP': self.scores.get(step, 0.1), 'bbox/AP': 0.5}
 
 
@@ -78,25 +78,6 @@ def toy_variables(model, seed):
     },
     'batch_stats': {},
   }
-
-
-def make_toy_step(
-  model, optimizer, mesh, *, accumulation_steps=1, ema_decay=0.0, remat='none', seed=0
-):
-  """A step whose result depends on every image it has seen, and on their order."""
-  del model, mesh, accumulation_steps, ema_decay, remat, seed
-
-  @jax.jit
-  def step(state, batch):
-    pixels = batch.images.astype(jnp.float32).mean(axis=(1, 2, 3)) / 255
-    seen = pixels @ jnp.arange(1.0, len(pixels) + 1)
-    grads = jax.tree.map(lambda p: jnp.sin(p + seen), state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics = dict.fromkeys(('loss', 'loss/class', 'grad_norm'), seen)
-    return TrainState(state.step + 1, params, state.batch_stats, opt_state), metrics
-
-  return step
 
 
 @pytest.fixture(scope='module')
@@ -119,6 +100,12 @@ def parameters(workdir, step=None):
   path = workdir / 'checkpoints' / str(step) if step else workdir
   stored = open_checkpoint(path)
   return stored.read('variables', toy_variables(None, 0))
+
+
+def stored_params(workdir, item):
+  """Those in 'variables', or those that 'training' goes on with beside an average."""
+  with ocp.StandardCheckpointer() as checkpointer:
+    return checkpointer.restore(open_checkpoint(workdir).folder / item)['params']
 
 
 def assert_same(a, b):
@@ -199,6 +186,71 @@ def test_interrupted_and_resumed_is_as_if_nothing_had_happened(
   assert steps == sorted(set(steps))
 
 
+def test_what_is_evaluated_and_saved_is_the_moving_average(toy, tmp_path, monkeypatch):
+  train(tiny_config(), tmp_path / 'plain')
+  config = tiny_config(train__ema_decay=0.9)
+  train(config, tmp_path / 'averaged')
+  average = parameters(tmp_path / 'averaged')
+  assert_same(ToyEvaluator.variables, average)
+  plain = parameters(tmp_path / 'plain')['params']
+  assert_same(stored_params(tmp_path / 'averaged', 'training'), plain)
+  weights = [params['head']['weight'] for params in (average['params'], plain)]
+  assert not np.array_equal(*weights)
+  with monkeypatch.context() as patch:
+    interrupt_after(patch, 4)
+    with pytest.raises(KeyboardInterrupt):
+      train(config, tmp_path / 'resumed')
+  train(config, tmp_path / 'resumed')
+  checkpoints = [open_checkpoint(tmp_path / name) for name in ('averaged', 'resumed')]
+  assert checkpoints[0].checksums == checkpoints[1].checksums
+
+
+def signal_before(monkeypatch, step, number, times=1):
+  """Sends this process a signal when a run asks for the batch of `step`."""
+  original = train_module.train_batches
+
+  def signalling(*args, **kwargs):
+    for item in original(*args, **kwargs):
+      for _ in range(times if item[0] == step else 0):
+        signal.raise_signal(number)
+      yield item
+
+  monkeypatch.setattr(train_module, 'train_batches', signalling)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_finishes_the_step_and_saves(
+  toy, tmp_path, monkeypatch, number
+):
+  before = signal.getsignal(number)
+  signal_before(monkeypatch, 4, number)
+  with pytest.raises(PreemptedError, match='saved at step 5 of 8') as stopped:
+    train(tiny_config(), tmp_path)
+  assert stopped.value.is_by_hand == (number == signal.SIGINT)
+  assert list_steps(tmp_path / 'checkpoints')[-1] == 5
+  assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_is_obeyed_at_once(toy, tmp_path, monkeypatch):
+  signal_before(monkeypatch, 4, signal.SIGINT, times=2)
+  with pytest.raises(KeyboardInterrupt):
+    train(tiny_config(), tmp_path)
+  assert list_steps(tmp_path / 'checkpoints') == [3]
+
+
+def test_interrupted_while_it_evaluates_it_finishes_that(toy, tmp_path, monkeypatch):
+  class Interrupted(ToyEvaluator):
+    def __call__(self, *args, **kwargs):
+      signal.raise_signal(signal.SIGINT)
+      return super().__call__(*args, **kwargs)
+
+  monkeypatch.setattr(train_module, 'Evaluator', Interrupted)
+  with pytest.raises(PreemptedError, match='saved at step 5 of 8'):
+    train(tiny_config(train__eval_every=4), tmp_path)
+  assert ToyEvaluator.calls == [4]
+  assert list_steps(tmp_path / 'checkpoints') == [4, 5]
+
+
 def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_run(toy, tmp_path, caplog):
   train(tiny_config(), tmp_path)
   expected = parameters(tmp_path)
@@ -272,7 +324,6 @@ def test_a_loss_that_is_not_finite_names_step_and_images_and_is_not_saved(
   with np.load(tmp_path / 'replay' / '5' / 'batch-0-of-1.npz') as batch:
     assert batch['image_id'].tolist() == [int(ids[1]), int(ids[2])]
     assert len(batch['images']) == 2
-  monkeypatch.setattr(train_module, 'make_train_step', make_toy_step)
   train(tiny_config(train__steps=5), tmp_path / 'straight')
   assert list_steps(tmp_path / 'replay' / 'checkpoints') == [5]
   assert_same(parameters(tmp_path / 'replay'), parameters(tmp_path / 'straight'))
@@ -285,7 +336,7 @@ def test_a_replay_that_cannot_be_saved_does_not_hide_the_loss(
     raise UserError('no room')
 
   monkeypatch.setattr(train_module, 'make_train_step', make_poisoned_step)
-  monkeypatch.setattr(train_module, 'save_for_replay', fail)
+  monkeypatch.setattr(replay_module, 'save_for_replay', fail)
   with pytest.raises(NonFiniteLossError, match='step 5: loss/class nan'):
     train(tiny_config(), tmp_path)
   assert 'nothing to replay: no room' in caplog.text
@@ -425,6 +476,7 @@ def test_mistakes_are_told_before_the_first_step(toy, tmp_path):
   ],
 )
 def test_batch_size_must_divide(batch_size, devices, parts, message):
+  message += '; set config.train.batch_size, or fewer devices by CUDA_VISIBLE_DEVICES'
   with pytest.raises(UserError, match=re.escape(message)):
     check_batch_size(batch_size, devices=devices, parts=parts)
   check_batch_size(16, devices=8, parts=2)
@@ -477,6 +529,8 @@ def test_the_real_network_trains_resumes_evaluates_and_predicts(
 ):
   monkeypatch.setenv('EMBEDMASK_CACHE', str(scenes))
   config = real_config(preset)
+  has_average = preset == '2021'
+  config.train.ema_decay = 0.9 if has_average else 0.0
   assert compile_ahead(config) == 2
   ahead = compiled(compilation_cache)
   assert len(ahead) == 2
@@ -491,6 +545,12 @@ def test_the_real_network_trains_resumes_evaluates_and_predicts(
   assert [stored.step for stored in checkpoints] == [4, 4]
   assert checkpoints[0].checksums == checkpoints[1].checksums
   assert result.metrics == resumed.metrics
+  if has_average:
+    leaves = [
+      jax.tree.leaves(stored_params(tmp_path / 'straight', item))
+      for item in ('variables', 'training')
+    ]
+    assert not all(np.array_equal(*pair) for pair in zip(*leaves, strict=True))
   for name in ('metrics.json', 'predictions.json'):
     assert (result.folder / name).read_bytes() == (resumed.folder / name).read_bytes()
 
@@ -500,7 +560,9 @@ def test_the_real_network_trains_resumes_evaluates_and_predicts(
   assert len(overlays) == 2
 
   # Prediction finds in the same files what evaluation found.
-  source = open_eval_source(config.data, checkpoints[0].metadata.categories)
+  source = open_eval_source(
+    config.data, checkpoints[0].metadata.categories, PRESETS[preset]
+  )
   predictor = Predictor.from_checkpoint(tmp_path / 'straight', score_threshold=0.0)
   results = json.loads((result.folder / 'predictions.json').read_text())
   for index, image_id in enumerate(source.image_ids):

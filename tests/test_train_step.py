@@ -1,50 +1,28 @@
-import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
 from synthetic import network_cases, random_batch, tiny_model, tiny_variables
+from tiny_step import (
+  CANVAS,
+  OPTIMIZER,
+  assert_same_update,
+  one_update,
+  tiny_step,
+  uneven_batch,
+)
 
 from embedmask_jax.devices import replicate
-from embedmask_jax.models.factory import DATA_AXIS
-from embedmask_jax.presets import PRESETS
+from embedmask_jax.structures import DATA_AXIS
 from embedmask_jax.train_state import create_train_state
 from embedmask_jax.train_step import make_train_step
-
-CANVAS = (96, 96)
-# An update is the gradient, so that comparing parameters compares gradients.
-OPTIMIZER = optax.sgd(1.0)
-
-
-@functools.cache
-def tiny_step(devices, parts, norm, preset, remat):
-  model = tiny_model(norm=norm, preset=PRESETS[preset])
-  mesh = Mesh(np.asarray(jax.devices()[:devices]), (DATA_AXIS,))
-  return make_train_step(model, OPTIMIZER, mesh, accumulation_steps=parts, remat=remat)
-
-
-def one_update(batch, devices=1, parts=1, norm='group', preset='2021', remat='none'):
-  state = create_train_state(tiny_variables(norm, preset), OPTIMIZER)
-  before = jax.tree.map(np.array, state.params)
-  state, metrics = tiny_step(devices, parts, norm, preset, remat)(state, batch)
-  update = jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, before)
-  return update, {name: float(value) for name, value in metrics.items()}
-
-
-def assert_same_update(first, second, tolerance=1e-4):
-  for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-    assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(a) + 1e-7
-
-
-def uneven_batch():
-  sizes = [(96, 96), (64, 96), (90, 70), (96, 64)]
-  return random_batch(0, sizes, CANVAS, [4, 0, 1, 3])
 
 
 @pytest.mark.parametrize(('norm', 'preset'), network_cases('group'))
@@ -108,6 +86,20 @@ def test_the_same_step_twice_gives_the_same_bits():
   second, _ = one_update(batch)
   for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+def test_the_average_follows_the_parameters():
+  state = create_train_state(tiny_variables(), OPTIMIZER, has_ema=True)
+  before = jax.tree.map(lambda leaf: np.asarray(leaf) + 1, state.params)
+  # So late that the decay is no longer below what is asked for.
+  state = state.replace(
+    step=jnp.int32(1000), ema_params=jax.tree.map(jnp.asarray, before)
+  )
+  state, _ = tiny_step(1, 1, 'group', '2021', 'none')(state, uneven_batch())
+  for mean, old, new in zip(
+    *map(jax.tree.leaves, (state.ema_params, before, state.params)), strict=True
+  ):
+    np.testing.assert_allclose(mean, 0.9 * old + 0.1 * np.asarray(new), atol=1e-6)
 
 
 def test_a_tiny_model_learns_a_batch():

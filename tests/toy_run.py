@@ -30,8 +30,8 @@ from jax.sharding import PartitionSpec
 from configs import base
 from embedmask_jax import hosts, main
 from embedmask_jax import train as train_module
-from embedmask_jax.models.factory import DATA_AXIS
-from embedmask_jax.train_state import TrainState, keep_finite
+from embedmask_jax.structures import DATA_AXIS
+from embedmask_jax.train_state import TrainState, keep_finite, moving_average
 
 # Large enough that writing it takes a moment.
 _WEIGHTS = 200_000
@@ -71,16 +71,25 @@ def toy_variables(model, seed):
 def make_toy_step(
   model, optimizer, mesh, *, accumulation_steps, ema_decay, remat, seed
 ):
-  """A step whose result depends on every pixel, mapped over the devices."""
-  del model, accumulation_steps, ema_decay, remat, seed
+  """A step whose result depends on every image and on their order; not on how many
+  devices it is mapped over.
+  """
+  del model, accumulation_steps, remat, seed
 
   def replica_step(state, batch):
     pixels = batch.images.astype(jnp.float32).mean(axis=(1, 2, 3)) / 255
-    seen = jax.lax.psum(jnp.sum(jnp.sin(pixels * 37)), DATA_AXIS)
+    rows = jax.lax.axis_index(DATA_AXIS) * len(pixels) + jnp.arange(len(pixels))
+    seen = jax.lax.psum(jnp.sin(pixels * 37) @ (rows + 1.0), DATA_AXIS)
     grads = jax.tree.map(lambda p: jnp.sin(p + seen), state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    new_state = TrainState(state.step + 1, params, state.batch_stats, opt_state)
+    new_state = TrainState(
+      step=state.step + 1,
+      params=params,
+      batch_stats=state.batch_stats,
+      opt_state=opt_state,
+      ema_params=moving_average(state, params, ema_decay),
+    )
     metrics = dict.fromkeys(('loss', 'loss/class', 'grad_norm'), seen)
     return keep_finite(state, new_state, jnp.isfinite(seen)), metrics
 
@@ -141,6 +150,8 @@ def die_in_write(number):
 
 
 def run(arguments):
+  # Where this is a background job, its shell has set it to be ignored.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   workdir = Path(arguments[0])
   # Long by default: a busy machine may leave a process without a turn for a while.
   hosts.HEARTBEAT_SECONDS = int(os.environ.get('TOY_HEARTBEAT_SECONDS', '900'))

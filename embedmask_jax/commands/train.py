@@ -2,7 +2,8 @@
 
 Where the environment names a cluster (Cloud TPU, GKE, Slurm, or as
 embedmask_jax/hosts.py says) the process is one of several. After SIGTERM it saves at
-the next step and exits with status 75, which asks to be started again.
+the next step and exits with status 75, which asks to be started again; after the first
+Ctrl-C it saves, too, and exits with 130.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from embedmask_jax.commands.shared_arguments import (
   add_distributed,
 )
 from embedmask_jax.config_reading import required_config
-from embedmask_jax.exit_status import RETRY, SUCCESS
+from embedmask_jax.exit_status import INTERRUPTED, RETRY, SUCCESS
 
 SUMMARY = 'train, or go on with a run'
 EXAMPLE = """\
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     result = train(config, arguments.workdir, take_over=arguments.take_over)
   except PreemptedError as stop:
     print(f'{stop}; run the same command again to go on', file=sys.stderr)
-    return RETRY
+    return INTERRUPTED if stop.is_by_hand else RETRY
   if hosts.is_first():
     print(f'{Path(path).stem}: {summary(result)}', flush=True)
   return SUCCESS

@@ -12,7 +12,7 @@ from embedmask_jax.data.canvases import (
 )
 from embedmask_jax.data.sampler import BatchPlan, PlannedRow
 from embedmask_jax.data.views import resize_sizes, whole_view
-from embedmask_jax.presets import PRESETS, Preset
+from embedmask_jax.presets import Preset
 
 
 class EvalPlan:
@@ -30,9 +30,9 @@ class EvalPlan:
     short_side: int,
     long_side: int,
     batch_size: int,
+    preset: Preset,
     canvases: Sequence[Canvas] = (),
     output_ladder: Sequence[Canvas] = (),
-    preset: Preset = PRESETS['2021'],
   ):
     """Decides all batches.
 
@@ -41,10 +41,10 @@ class EvalPlan:
       short_side: network pixels.
       long_side: network pixels, upper bound.
       batch_size: images of a batch, over all processes.
+      preset: for sizes, and what a view means.
       canvases: (height, width), multiples of 32; () for derived ones. Images that fit
         none get another: nothing is made smaller to fit.
       output_ladder: (height, width) of the output canvases, ascending.
-      preset: for sizes, and what a view means.
     """
     resized = resize_sizes(sizes, short_side, long_side, rounds=preset.rounds_sizes)
     self.canvases = complete_canvases(

@@ -7,6 +7,7 @@ nor the step that a run starts at changes anything.
 
 import contextlib
 import logging
+import signal
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -108,14 +109,12 @@ def eval_batches(
   workers: int = 0,
   prefetch: int = 2,
   max_worker_deaths: int = 0,
-  process_index: int = 0,
-  process_count: int = 1,
 ) -> Generator[Arrays, None, None]:
   """Yields every image once, without instances.
 
   Args:
     source: images.
-    batch_size: images of a batch, over all processes.
+    batch_size: images of a batch.
     short_side: network pixels.
     long_side: network pixels, upper bound.
     canvases: (height, width), multiples of 32; () for derived ones.
@@ -126,18 +125,15 @@ def eval_batches(
     prefetch: batches made ahead; 0 makes each when it is asked for.
     max_worker_deaths: how many of the processes may die, say for lack of memory, and
       be replaced.
-    process_index: which share of every batch to make.
-    process_count: among how many processes a batch is shared.
 
   Yields:
     The fields of `structures.Batch` as NumPy arrays with N = 1 and no instance. Rows
     that fill the last batches have `example_valid` False and `image_index` -1.
 
   Raises:
-    UserError: the batch does not divide over the processes, or, while iterating, an
-      image cannot be read or decoded, or too many worker processes have died.
+    UserError: while iterating, an image cannot be read or decoded, or too many worker
+      processes have died.
   """
-  _check_share(batch_size, process_count)
   plan = EvalPlan(
     sizes=source.sizes,
     short_side=short_side,
@@ -147,7 +143,7 @@ def eval_batches(
     output_ladder=output_ladder,
     preset=preset,
   )
-  loader = _Loader(source, plan, process_index, process_count, with_instances=False)
+  loader = _Loader(source, plan, 0, 1, with_instances=False)
   return _batches(loader, 0, len(plan), workers, prefetch, max_worker_deaths)
 
 
@@ -266,7 +262,8 @@ def _read(
     dataset = steps.to_iter_dataset(
       grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     ).mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
+      grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead),
+      worker_init_fn=_ignore_interrupts,
     )
   else:
     dataset = steps.to_iter_dataset(
@@ -275,6 +272,12 @@ def _read(
       )
     )
   return _checked(iter(dataset), loader)
+
+
+def _ignore_interrupts(index: int, count: int) -> None:
+  """Leaves Ctrl-C, which a terminal sends to workers as well, to the main process."""
+  del index, count
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _checked(batches: Any, loader: _Loader) -> Generator[Arrays, None, None]:

@@ -21,11 +21,17 @@ from embedmask_jax.data.annotations import AnnotationTable
 from embedmask_jax.data.coco_json import make_ground_truth
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.data.masks import Segmentation
-from embedmask_jax.data.scenes import default_folder
 from embedmask_jax.data.segmentations import parse_segmentation
 from embedmask_jax.errors import UserError
 from embedmask_jax.presets import PRESETS, Preset
-from embedmask_jax.storage import copy_files, is_remote, located, read_bytes, reason
+from embedmask_jax.storage import (
+  copy_files,
+  default_folder,
+  is_remote,
+  located,
+  read_bytes,
+  reason,
+)
 
 # Beside the records: everything about the data set but images and masks, so that
 # opening it reads no records.

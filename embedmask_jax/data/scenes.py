@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from pycocotools import mask as rle
 
 from embedmask_jax.data import scene_drawing, scene_shapes
 from embedmask_jax.errors import UserError
+from embedmask_jax.storage import CACHE_VARIABLE, default_folder
 
 CLASS_NAMES = tuple(scene_shapes.SHAPES)
 
@@ -28,7 +29,16 @@ MIN_VISIBLE_AREA = 40
 MIN_VISIBLE_SHARE = 0.3
 
 MIN_IMAGE_SIZE = 64
-CACHE_VARIABLE = 'EMBEDMASK_CACHE'
+# Aimed at; fewer only where a crowded picture leaves no room.
+MIN_OBJECTS = 2
+MAX_OBJECTS = 6
+# The longer side of the smallest objects in pixels. Thin ones are drawn larger, so that
+# they show MIN_VISIBLE_AREA pixels.
+MIN_OBJECT_SIZE = 12.0
+# The longer side of the largest objects, as a share of the picture's.
+MAX_OBJECT_SHARE = 0.5
+# Degrees by which an object leans to either side at most.
+MAX_TURN = 15.0
 
 _ATTEMPTS = 12
 
@@ -48,36 +58,12 @@ class Scene:
   labels: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class SceneSettings:
-  """What scenes look like.
-
-  Attributes:
-    min_objects: least number of objects aimed at; fewer only where a crowded picture
-      leaves no room.
-    max_objects: largest number of objects.
-    min_object_size: longer side of the smallest objects in pixels. Thin ones are
-      drawn larger, so that they show MIN_VISIBLE_AREA pixels.
-    max_object_share: longer side of the largest objects, as a share of the picture's.
-    max_turn: degrees by which an object leans to either side at most.
-  """
-
-  min_objects: int = 2
-  max_objects: int = 6
-  min_object_size: float = 12.0
-  max_object_share: float = 0.5
-  max_turn: float = 15.0
-
-
-def make_scene(
-  rng: np.random.Generator, image_size: int, settings: SceneSettings
-) -> Scene:
+def make_scene(rng: np.random.Generator, image_size: int) -> Scene:
   """Draws one scene.
 
   Args:
     rng: the only source of randomness.
     image_size: side of the square picture in pixels, at least MIN_IMAGE_SIZE.
-    settings: numbers and sizes of the objects.
 
   Returns:
     A scene with at least one object.
@@ -87,20 +73,20 @@ def make_scene(
   background = picture.mean(axis=(0, 1))
   direction = rng.uniform(-2.6, -0.5)
   light = (float(np.cos(direction)), float(np.sin(direction)))
-  count = rng.integers(settings.min_objects, settings.max_objects + 1)
-  largest = max(settings.max_object_share * side, settings.min_object_size)
+  count = rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1)
+  largest = MAX_OBJECT_SHARE * side
   # One in ten is small and the others rather large; small ones go on top, to show.
   spread = rng.uniform(size=count)
   spread = np.where(rng.random(count) < 0.1, 0.3 * spread, spread**0.25)
   spread = np.sort(spread)[::-1]
-  sizes = settings.min_object_size * (largest / settings.min_object_size) ** spread
+  sizes = MIN_OBJECT_SIZE * (largest / MIN_OBJECT_SIZE) ** spread
 
   masks: list[np.ndarray] = []
   labels: list[int] = []
   full_areas: list[int] = []
   for size in sizes:
     label = int(rng.integers(len(CLASS_NAMES)))
-    sprite = _make_sprite(rng, label, float(size), largest, settings.max_turn)
+    sprite = _make_sprite(rng, label, float(size), largest)
     place = _find_place(rng, sprite, masks, full_areas, side)
     if place is None:
       continue
@@ -117,11 +103,11 @@ def make_scene(
 
 
 def _make_sprite(
-  rng: np.random.Generator, label: int, size: float, largest: float, max_turn: float
+  rng: np.random.Generator, label: int, size: float, largest: float
 ) -> scene_drawing.Sprite:
   """An object of the class, enlarged where it would have too few pixels."""
   shape = scene_shapes.SHAPES[CLASS_NAMES[label]](rng)
-  angle = np.radians(rng.uniform(-max_turn, max_turn))
+  angle = np.radians(rng.uniform(-MAX_TURN, MAX_TURN))
   is_mirrored = bool(rng.random() < 0.5)
   while True:
     sprite = scene_drawing.make_sprite(shape, size, angle, is_mirrored)
@@ -167,24 +153,17 @@ def _find_place(
   return None
 
 
-def default_folder() -> Path:
-  """$EMBEDMASK_CACHE, or ~/.cache/embedmask_jax where it is not set."""
-  named = os.environ.get(CACHE_VARIABLE)
-  return Path(named) if named else Path.home() / '.cache' / 'embedmask_jax'
-
-
 def generate_scenes(
   folder: str | Path | None = None,
   *,
   num_images: int,
   image_size: int = 192,
   seed: int = 0,
-  settings: SceneSettings | None = None,
 ) -> tuple[str, str]:
   """Draws a data set in COCO form, or finds it where it was drawn before.
 
-  Image k depends on the seed, k, the image size and the settings alone, so a larger
-  data set begins with the images of a smaller one. A data set is either whole or
+  Image k depends on the seed, k and the image size alone, so a larger data set
+  begins with the images of a smaller one. A data set is either whole or
   absent: it is drawn beside its final place and moved there when complete, so
   concurrent calls are safe and an interrupted one leaves nothing that looks finished.
 
@@ -194,7 +173,6 @@ def generate_scenes(
     num_images: number of scenes.
     image_size: side of the square images in pixels.
     seed: any integer from 0; another one gives other scenes.
-    settings: numbers and sizes of the objects, the default ones when None.
 
   Returns:
     Path of the annotations (JSON with compressed RLE of the visible parts) and path
@@ -203,15 +181,9 @@ def generate_scenes(
   Raises:
     UserError: a value out of range, or a folder that cannot be written.
   """
-  settings = settings or SceneSettings()
-  _check(num_images, image_size, seed, settings)
+  _check(num_images, image_size, seed)
   parent = Path(folder) if folder else default_folder()
-  parameters = {
-    'num_images': num_images,
-    'image_size': image_size,
-    'seed': seed,
-    **asdict(settings),
-  }
+  parameters = {'num_images': num_images, 'image_size': image_size, 'seed': seed}
   final = parent / f'scenes-{num_images}x{image_size}px-{_fingerprint(parameters)}'
   if not final.is_dir():
     logging.info('drawing %d scenes into %s', num_images, final)
@@ -219,7 +191,7 @@ def generate_scenes(
       parent.mkdir(parents=True, exist_ok=True)
       unfinished = Path(tempfile.mkdtemp(prefix=f'.{final.name}-', dir=parent))
       try:
-        _write(unfinished, parameters, settings)
+        _write(unfinished, parameters)
         _publish(unfinished, final)
       finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -232,22 +204,12 @@ def generate_scenes(
   return str(final / 'annotations.json'), str(final / 'images')
 
 
-def _check(
-  num_images: int, image_size: int, seed: int, settings: SceneSettings
-) -> None:
-  low, high = settings.min_objects, settings.max_objects
-  smallest, share = settings.min_object_size, settings.max_object_share
+def _check(num_images: int, image_size: int, seed: int) -> None:
   least = MIN_IMAGE_SIZE
   for is_good, rule in (
     (num_images >= 1, f'num_images {num_images} must be 1 or more'),
     (image_size >= least, f'image_size {image_size} must be {least} or more'),
     (seed >= 0, f'seed {seed} must be 0 or more'),
-    (1 <= low <= high, f'min_objects {low}, max_objects {high}: 1 <= min <= max'),
-    (
-      8 <= smallest <= image_size / 3,
-      f'min_object_size {smallest} must be from 8 to a third of image_size',
-    ),
-    (0.4 <= share <= 0.6, f'max_object_share {share} must be from 0.4 to 0.6'),
   ):
     if not is_good:
       raise UserError(f'generated scenes: {rule}')
@@ -261,7 +223,7 @@ def _fingerprint(parameters: dict) -> str:
   return digest.hexdigest()[:12]
 
 
-def _write(folder: Path, parameters: dict, settings: SceneSettings) -> None:
+def _write(folder: Path, parameters: dict) -> None:
   """Draws all images and writes them and their annotations into a folder."""
   (folder / 'images').mkdir()
   image_size = parameters['image_size']
@@ -269,7 +231,7 @@ def _write(folder: Path, parameters: dict, settings: SceneSettings) -> None:
   annotations: list[dict] = []
   for k in range(parameters['num_images']):
     rng = np.random.default_rng([parameters['seed'], k])
-    scene = make_scene(rng, image_size, settings)
+    scene = make_scene(rng, image_size)
     name = f'{k:06d}.png'
     Image.fromarray(scene.image).save(folder / 'images' / name, compress_level=1)
     images.append(

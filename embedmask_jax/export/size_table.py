@@ -7,7 +7,7 @@ import numpy as np
 
 from embedmask_jax.data.views import round_up
 from embedmask_jax.errors import UserError
-from embedmask_jax.ops.integer_resize import is_exact
+from embedmask_jax.ops.integer_resize import is_exact, num_taps
 
 Canvas = tuple[int, int]
 
@@ -68,7 +68,7 @@ def make_size_table(
   factor = np.minimum(limit / wanted, 1).min(axis=-1, keepdims=True)
   fitting = np.clip((wanted * factor + 1e-6).astype(np.int32), 1, limit)
   sizes = np.where(factor < 1, fitting, wanted).astype(np.int32)
-  taps = max(int(np.ceil(2 * originals / sizes).max()), 2)
+  taps = num_taps(originals, sizes)
   side = max(*canvas, *network_canvas)
   if not is_exact(side, taps):
     raise UserError(

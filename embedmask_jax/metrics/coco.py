@@ -53,7 +53,6 @@ def evaluate_results(
   results: Sequence[dict] | str | Path,
   *,
   max_dets: Sequence[int] = (1, 10, 100),
-  class_names: Sequence[str] | None = None,
   iou_types: Sequence[str] | None = None,
 ) -> Metrics:
   """Scores COCO results against a COCO ground truth.
@@ -69,8 +68,6 @@ def evaluate_results(
       Not changed. Results with a mask only get their box from it; without masks, boxes
       alone are scored.
     max_dets: caps on the detections per image and class, the best ones counting.
-    class_names: names in ascending order of category ids, those of the ground truth
-      by default.
     iou_types: what to score, of 'segm' and 'bbox'; by default all that both sides
       allow.
 
@@ -85,11 +82,7 @@ def evaluate_results(
     UserError: unusable ground truth, results or caps; names the entry.
   """
   return score_results(
-    ground_truth,
-    results,
-    max_dets=max_dets,
-    class_names=class_names,
-    iou_types=iou_types,
+    ground_truth, results, max_dets=max_dets, iou_types=iou_types
   ).metrics
 
 
@@ -98,7 +91,6 @@ def score_results(
   results: Sequence[dict] | str | Path,
   *,
   max_dets: Sequence[int] = (1, 10, 100),
-  class_names: Sequence[str] | None = None,
   iou_types: Sequence[str] | None = None,
 ) -> Scored:
   """As `evaluate_results`, with the tables that the metrics are means of."""
@@ -106,7 +98,7 @@ def score_results(
   truth = read_ground_truth(ground_truth)
   detections = read_results(results, truth)
   categories = sorted(truth['categories'], key=lambda category: category['id'])
-  names = _unique_names(categories, class_names)
+  names = _unique_names(categories)
   tables = {
     iou_type: make_tables(truth, detections, iou_type, caps)
     for iou_type in _checked_types(iou_types, truth, detections)
@@ -125,16 +117,9 @@ def _checked_caps(max_dets: Sequence[int]) -> list[int]:
   return caps
 
 
-def _unique_names(
-  categories: list[dict], class_names: Sequence[str] | None
-) -> dict[int, str]:
+def _unique_names(categories: list[dict]) -> dict[int, str]:
   """Name of every category id; equal names are told apart by their ids."""
-  names = list(class_names or [category['name'] for category in categories])
-  if len(names) != len(categories):
-    raise UserError(
-      f'{len(names)} class names were given for the {len(categories)} categories of '
-      'the ground truth'
-    )
+  names = [category['name'] for category in categories]
   times = Counter(names)
   return {
     category['id']: name if times[name] == 1 else f'{name} ({category["id"]})'

@@ -6,9 +6,7 @@ from ml_collections import ConfigDict
 
 from embedmask_jax.models.embedmask import EmbedMask
 from embedmask_jax.presets import PRESETS
-
-# The device axis over which batches are split and sums are taken.
-DATA_AXIS = 'data'
+from embedmask_jax.structures import DATA_AXIS
 
 
 def build_model(config: ConfigDict, num_classes: int) -> EmbedMask:

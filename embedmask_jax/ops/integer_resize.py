@@ -8,6 +8,7 @@ that keeps the aspect does, Pillow goes the other way around and the last bit di
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from embedmask_jax.structures import Array
@@ -19,9 +20,9 @@ _HALF_BITS = 11
 _MAX_SUM = 1 << 20
 
 
-def num_taps(source_size: int, target_size: int) -> int:
-  """How many pixels the filter spans at most."""
-  return max(-(-2 * source_size // target_size), 2)
+def num_taps(source_size: Array | int, target_size: Array | int) -> int:
+  """How many pixels the filter spans at most, in the worst case of integer sizes."""
+  return max(int(np.max(-(-2 * source_size // target_size))), 2)
 
 
 def is_exact(side: int, taps: int) -> bool:

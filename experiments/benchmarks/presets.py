@@ -21,9 +21,9 @@ from timing import add_arguments, measure, print_machine, ratio, show_times
 from embedmask_jax.compile_ahead import placed
 from embedmask_jax.devices import data_mesh, replicate, split
 from embedmask_jax.inference import make_inference
-from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.postprocess import DetectionSettings
 from embedmask_jax.programs import memory_of
+from embedmask_jax.structures import DATA_AXIS
 from embedmask_jax.train import set_up
 from embedmask_jax.train_state import create_train_state
 

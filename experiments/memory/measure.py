@@ -25,9 +25,9 @@ from embedmask_jax.compile_ahead import placed
 from embedmask_jax.data.transforms import empty_batch
 from embedmask_jax.devices import data_mesh
 from embedmask_jax.losses import compute_losses, normalisers
-from embedmask_jax.models.factory import DATA_AXIS, build_model, init_variables
+from embedmask_jax.models.factory import build_model, init_variables
 from embedmask_jax.programs import memory_of
-from embedmask_jax.structures import Batch, HeadOutputs
+from embedmask_jax.structures import DATA_AXIS, Batch, HeadOutputs
 from embedmask_jax.targets import assign_targets
 from embedmask_jax.train import set_up
 from embedmask_jax.train_state import create_train_state

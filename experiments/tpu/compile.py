@@ -34,10 +34,9 @@ from ml_collections import ConfigDict
 from embedmask_jax.compile_ahead import placed
 from embedmask_jax.data.transforms import empty_batch
 from embedmask_jax.inference import make_inference
-from embedmask_jax.models.factory import DATA_AXIS
 from embedmask_jax.programs import compile_program, memory_of
 from embedmask_jax.stored_model import detection_settings
-from embedmask_jax.structures import Batch
+from embedmask_jax.structures import DATA_AXIS, Batch
 from embedmask_jax.train import set_up
 from embedmask_jax.train_state import create_train_state
 

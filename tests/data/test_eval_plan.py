@@ -2,12 +2,18 @@ import numpy as np
 import pytest
 
 from embedmask_jax.data.eval_plan import EvalPlan
+from embedmask_jax.presets import PRESETS
 
 OUTPUTS = ((100, 100), (200, 200))
 
 
 def make_plan(sizes, **options):
-  settings = {'short_side': 64, 'long_side': 107, 'batch_size': 4}
+  settings = {
+    'short_side': 64,
+    'long_side': 107,
+    'batch_size': 4,
+    'preset': PRESETS['2021'],
+  }
   return EvalPlan(sizes=np.asarray(sizes, np.int32), **{**settings, **options})
 
 
