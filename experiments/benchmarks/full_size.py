@@ -1,4 +1,4 @@
-"""What the benchmarks run: ResNet-50 at 800x1333 with the golden sets' weights.
+"""What the benchmarks run: a ResNet at 800x1333 with the golden sets' weights.
 
 The weights are random, but scaled so that an image has tens of detections.
 """
@@ -28,12 +28,12 @@ SEED = 13
 
 
 def full_size_model(
-  dtype: str = 'float32', preset: str = '2021'
+  dtype: str = 'float32', preset: str = '2021', arch: str = 'R50'
 ) -> tuple[EmbedMask, dict]:
-  """ResNet-50, 80 classes, and its variables."""
+  """ResNet-50 (R50) or ResNet-101 (R101), 80 classes, and its variables."""
   golden = GoldenSet(ROOT / 'tests' / 'golden' / preset)
-  model = model_of(golden, 'R50').clone(dtype=jnp.dtype(dtype))
-  return model, variables_of(golden, 'R50', SEED)
+  model = model_of(golden, arch).clone(dtype=jnp.dtype(dtype))
+  return model, variables_of(golden, arch, SEED)
 
 
 def full_size_batch(batch_size: int = 1, num_instances: int = 16) -> Batch:

@@ -1,9 +1,9 @@
 """How much of inference is the network, how many images a second, how much memory.
 
   python experiments/benchmarks/inference.py [--batch_size=1] [--rounds=5]
-    [--dtype=float32]
+    [--dtype=float32] [--arch=R50]
 
-ResNet-50 at 800x1333, 100 masks of a 640x480 image. In one run and in turn: the bare
+A ResNet at 800x1333, 100 masks of a 640x480 image. In one run and in turn: the bare
 network, the whole inference function, its two parts after the network, and one large
 3x3 convolution, whose FLOP rate is what the machine can do. Memory is the compiler's
 account of the inference function.
@@ -36,9 +36,10 @@ def main() -> None:
   parser.add_argument('--batch_size', type=int, default=1)
   add_arguments(parser, rounds=5)
   parser.add_argument('--dtype', default='float32')
+  parser.add_argument('--arch', choices=('R50', 'R101'), default='R50')
   arguments = parser.parse_args()
 
-  model, variables = full_size_model(arguments.dtype)
+  model, variables = full_size_model(arguments.dtype, arch=arguments.arch)
   mesh = data_mesh(1)
   variables = replicate(mesh, variables)
   batch = split(mesh, full_size_batch(arguments.batch_size))
@@ -81,7 +82,7 @@ def main() -> None:
     },
     arguments.rounds,
   )
-  show_times(seconds, arguments.plot, 'Inference, ResNet-50, 800x1333')
+  show_times(seconds, arguments.plot, f'Inference, {arguments.arch}, 800x1333')
   rate = arguments.batch_size / statistics.median(seconds['inference'])
   print(f'inference: {rate:.2f} images/s, {memory_of(inference)}')
   flops = forward.cost_analysis()['flops']

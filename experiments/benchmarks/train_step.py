@@ -1,8 +1,8 @@
 """What a training step costs beside the network's forward pass.
 
-  python experiments/benchmarks/train_step.py [--instances=16] [--rounds=3]
+  python experiments/benchmarks/train_step.py [--instances=16] [--rounds=3] [--arch=R50]
 
-ResNet-50, one image of 800x1333, SGD as in the paper's config. In one run and in turn:
+A ResNet, one image of 800x1333, SGD as in the paper's config. In one run and in turn:
 the forward pass, the whole step, and targets with all losses and their gradients with
 respect to the head outputs.
 """
@@ -27,9 +27,10 @@ def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument('--instances', type=int, default=16)
   add_arguments(parser, rounds=3)
+  parser.add_argument('--arch', choices=('R50', 'R101'), default='R50')
   arguments = parser.parse_args()
 
-  model, variables = full_size_model()
+  model, variables = full_size_model(arch=arguments.arch)
   mesh = data_mesh(1)
   batch = split(mesh, full_size_batch(1, arguments.instances))
   settings = OptimSettings(**base.get_config().optim)
@@ -69,7 +70,7 @@ def main() -> None:
     },
     arguments.rounds,
   )
-  show_times(seconds, arguments.plot, 'Training step, ResNet-50, 800x1333')
+  show_times(seconds, arguments.plot, f'Training step, {arguments.arch}, 800x1333')
   print(f'step / forward: {ratio(seconds, "step", "forward"):.2f}')
   share = ratio(seconds, 'targets and losses', 'step')
   print(f'targets and losses / step, {arguments.instances} instances: {share:.3f}')
