@@ -91,24 +91,25 @@ class ImageFolder:
 def visible_files(folder: Path, ending: str) -> list[Path]:
   """What a folder and its subfolders hold under names that end so, sorted.
 
-  What `is_hidden` is left out.
+  Capitals count as small letters. What `is_hidden` is left out.
   """
   return sorted(
     path
-    for path in folder.rglob(f'*{ending}')
-    if not is_hidden(path.relative_to(folder))
+    for path in folder.rglob('*')
+    if path.name.lower().endswith(ending.lower())
+    and not is_hidden(path.relative_to(folder))
   )
 
 
 def label_files(paths: Iterable[Path], ending: str) -> dict[str, Path]:
-  """File name without folder and ending -> file.
+  """File name without folder and ending -> file, of files that `visible_files` finds.
 
   Raises:
     UserError: two files share that.
   """
   found: dict[str, Path] = {}
   for path in paths:
-    name = path.name.removesuffix(ending)
+    name = path.name[: -len(ending)]
     if name in found:
       raise UserError(
         f'{found[name]} and {path} are alike but for folder, so it is not known which '
