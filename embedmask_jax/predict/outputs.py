@@ -147,7 +147,7 @@ def labelme(
   extent = prediction.box_extent
   for i, parts in enumerate(polygons):
     outlines = [('polygon', open_holes(polygon)) for polygon in parts]
-    corners = prediction.boxes[i].astype(float) + (0, 0, extent, extent)
+    corners = prediction.boxes[i].astype(float) + np.asarray([0, 0, extent, extent])
     for shape_type, points in outlines or [('rectangle', corners.reshape(2, 2))]:
       shapes.append(
         {
