@@ -1,10 +1,9 @@
 """Outlines are the mask itself: filled in again they give every pixel back."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from handmade_prediction import fill
+from peak_memory import peak_memory
 
 from embedmask_jax.predict.polygons import mask_polygons, open_holes, ring_area
 
@@ -104,9 +103,4 @@ def test_holes_with_long_outlines_take_little_memory():
   mask[905:, 1::2] = False
   [polygon] = mask_polygons(mask)
   assert min(map(len, polygon)) > 1900
-  tracemalloc.start()
-  opened = open_holes(polygon)
-  _, peak = tracemalloc.get_traced_memory()
-  tracemalloc.stop()
-  assert peak < 30e6
-  assert len(opened) == sum(map(len, polygon)) + 2
+  assert peak_memory(lambda: open_holes(polygon)) < 30e6
