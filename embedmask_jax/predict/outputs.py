@@ -178,11 +178,13 @@ def coco_data_set(
 
   Args:
     images: id, file_name, height and width of each.
-    results: what `Prediction.to_coco` gives, of all images.
+    results: what `Prediction.to_coco` gives; those of other images are left out.
     categories: (id, name).
   """
+  ids = {image['id'] for image in images}
   annotations = []
-  for number, result in enumerate(results, start=1):
+  kept = (result for result in results if result['image_id'] in ids)
+  for number, result in enumerate(kept, start=1):
     area = int(rle.area(result['segmentation']))
     annotations.append({**result, 'id': number, 'iscrowd': 0, 'area': area})
   return {

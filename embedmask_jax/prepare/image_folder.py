@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from embedmask_jax.data.coco_source import read_image_file
-from embedmask_jax.data.decode import open_rgb, stored_form
+from embedmask_jax.data.decode import keeps_size, open_rgb, stored_form
 from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.image_files import SUFFIXES, is_hidden
 from embedmask_jax.storage import read_json
@@ -79,7 +79,7 @@ class ImageFolder:
     data = read_image_file(path)
     image = open_rgb(data, path, told)
     stored, orientation = stored_form(data)
-    if orientation != 1 and (orientation <= 4 or stored[0] == stored[1]):
+    if keeps_size(orientation, stored):
       raise UserError(
         f'{path}: has the EXIF orientation {orientation}, and its size does not tell '
         'whether the labels are of its pixels as stored or as shown; if they are as '
