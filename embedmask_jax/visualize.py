@@ -29,7 +29,9 @@ def instance_colour(index: int) -> tuple[int, int, int]:
 class LazyMasks:
   """Masks that are each made when asked for, since all at once could take gigabytes."""
 
-  def __init__(self, items: Sequence[Any], make: Callable[[Any], np.ndarray]):
+  def __init__(
+    self, items: Sequence[Any] | np.ndarray, make: Callable[[Any], np.ndarray]
+  ):
     """Takes what they are made of, and how one becomes a bool [h, w]."""
     self._items = items
     self._make = make
