@@ -38,7 +38,7 @@ from embedmask_jax.report.page import make_page
 from embedmask_jax.storage import located
 from embedmask_jax.stored_model import detection_settings, load_model
 from embedmask_jax.structures import Batch, Detections
-from embedmask_jax.visualize import draw_detections
+from embedmask_jax.visualize import LazyMasks, draw_detections
 from embedmask_jax.writing import failures_told
 
 # Detections below this score are left out of the example pictures.
@@ -205,7 +205,7 @@ class Evaluator:
     return draw_detections(
       decode_image(record.encoded, record.file_name, (record.height, record.width)),
       image.boxes[shown],
-      unpack_masks(image.masks[shown], original_size),
+      LazyMasks(image.masks[shown], lambda mask: unpack_masks(mask, original_size)),
       image.labels[shown],
       image.scores[shown],
       self._source.class_names,

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from absl import logging
 
-from embedmask_jax.data.decode import decode_image
+from embedmask_jax.data.decode import decode_shown
 from embedmask_jax.errors import UserError, shorten
 
 SUFFIXES = frozenset(
@@ -141,11 +141,20 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
   Raises:
     UserError: the file cannot be read or decoded.
   """
+  return read_shown(path)[0]
+
+
+def read_shown(path: str | os.PathLike) -> tuple[np.ndarray, bool]:
+  """What `read_image` returns, and whether it is turned without another size.
+
+  Raises:
+    UserError: the file cannot be read or decoded.
+  """
   try:
     content = Path(path).read_bytes()
   except OSError as error:
     raise UserError(f'{path}: cannot be read ({error.strerror})') from error
-  return decode_image(content, os.fspath(path))
+  return decode_shown(content, os.fspath(path))
 
 
 def output_names(paths: Sequence[Path]) -> dict[Path, str]:

@@ -20,6 +20,7 @@ from embedmask_jax.devices import replicate
 from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.import_weights import import_weights
 from embedmask_jax.model_file import SUFFIX, open_model
+from embedmask_jax.presets import share_weights
 from embedmask_jax.shipped import shipped_models
 from embedmask_jax.storage import is_remote, located
 from embedmask_jax.train_state import TrainState, create_train_state
@@ -109,7 +110,7 @@ def read_initial_variables(path: str, metadata: Metadata, variables: dict) -> di
     raise UserError(f'{path}: {error}') from error
   read = _read_with_fitting_classes(stored, metadata, variables)
   logging.info('starting from the parameters of %s (step %d)', path, stored.step)
-  if own_model.preset != model.preset:
+  if not share_weights(own_model.preset, model.preset):
     logging.warning(
       'init.checkpoint was trained with model.preset=%s and this run has %s: the '
       'parameters fit, but have to learn another meaning',

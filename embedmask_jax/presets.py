@@ -132,3 +132,11 @@ PRESETS: Mapping[str, Preset] = {
   '2021': _V2021,
   'adelaidet': _ADELAIDET,
 }
+
+
+def share_weights(one: str, other: str) -> bool:
+  """Whether weights mean the same to two presets, which differ in training alone."""
+  plain = [
+    dataclasses.replace(PRESETS[name], has_stride_slip=False) for name in (one, other)
+  ]
+  return plain[0] == plain[1]

@@ -1,7 +1,8 @@
 """Instances drawn over their image: masks, outlines, boxes, names and scores."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -25,10 +26,24 @@ def instance_colour(index: int) -> tuple[int, int, int]:
   return round(255 * red), round(255 * green), round(255 * blue)
 
 
+class LazyMasks:
+  """Masks that are each made when asked for, since all at once could take gigabytes."""
+
+  def __init__(
+    self, items: Sequence[Any] | np.ndarray, make: Callable[[Any], np.ndarray]
+  ):
+    """Takes what they are made of, and how one becomes a bool [h, w]."""
+    self._items = items
+    self._make = make
+
+  def __getitem__(self, index: int) -> np.ndarray:
+    return self._make(self._items[index])
+
+
 def draw_detections(
   image: np.ndarray,
   boxes: np.ndarray,
-  masks: Sequence[np.ndarray] | np.ndarray,
+  masks: Sequence[np.ndarray] | np.ndarray | LazyMasks,
   labels: np.ndarray,
   scores: np.ndarray | None,
   class_names: Sequence[str],
@@ -45,7 +60,7 @@ def draw_detections(
   Args:
     image: uint8 [h, w, 3], RGB.
     boxes: float [n, 4], xyxy inclusive, pixels of the image.
-    masks: bool [n, h, w], or a sequence of n bool [h, w].
+    masks: bool [n, h, w], or n bool [h, w], of which one is asked for at a time.
     labels: int [n], class index.
     scores: float [n], or None.
     class_names: name of every class.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from embedmask_jax.predict.mask_windows import window_of
+from embedmask_jax.predict.mask_windows import MaskWindow, window_of
 from embedmask_jax.predict.prediction import Prediction
 
 SIZE = (40, 60)
@@ -42,3 +42,17 @@ def fill(rings, size):
       crosses = (y1 > rows) != (y2 > rows)
       inside ^= crosses & (columns < x1 + (rows - y1) / (y2 - y1) * (x2 - x1))
   return inside
+
+
+def crowded_prediction() -> Prediction:
+  """300 squares, whose masks as whole arrays are 108 MB."""
+  places = np.arange(300)
+  return Prediction(
+    boxes=np.tile(np.asarray([[0, 0, 9, 9]], np.float32), (300, 1)),
+    scores=np.linspace(0.9, 0.5, 300, dtype=np.float32),
+    labels=np.zeros(300, np.int32),
+    class_names=('box',) * 300,
+    category_ids=(3,) * 300,
+    windows=tuple(MaskWindow(int(k), int(k), np.ones((9, 9), bool)) for k in places),
+    image=np.zeros((600, 600, 3), np.uint8),
+  )

@@ -93,6 +93,9 @@ ANNOTATIONS = {
   'unknown image': (changed('annotations', image_id=9), 'annotation 5 names 9'),
   'unknown category': (changed('annotations', category_id=9), 'annotation 5 names 9'),
   'no category': (without('annotations', 'category_id'), "has no 'category_id'"),
+  'crowd as text': (changed('annotations', iscrowd='0'), "iscrowd: 5 ('0')"),
+  'crowd of two': (changed('annotations', iscrowd=2), 'iscrowd: 5 (2)'),
+  'crowd as list': (changed('annotations', iscrowd=[]), 'iscrowd: 5 ([])'),
   'other image': (changed('images', file_name='b.png'), '1 of 1 images'),
 }
 
@@ -206,7 +209,6 @@ HARMLESS = {
   'area as text': {'area': 'big'},
   'area not finite': {'area': float('nan')},
   'no area': {'area': None},
-  'crowd as text': {'iscrowd': ''},
 }
 
 
@@ -348,13 +350,27 @@ PREPARE = {
     shape(points=[*POINTS, [1e9, 1]]),
     'far beyond',
   ),
+  'labelme: circle of three points': (
+    'labelme',
+    shape(points=[*POINTS, [5, 5]], shape_type='circle'),
+    'unusable circle (3 points; 2 are needed)',
+  ),
+  'labelme: mask of three points': (
+    'labelme',
+    shape(points=[*POINTS, [5, 5]], shape_type='mask'),
+    'unusable mask (3 points; 2 are needed)',
+  ),
   'labelme: unknown shape': ('labelme', shape(shape_type='spline'), "'spline'"),
   'labelme: mask not base64': (
     'labelme',
-    shape(shape_type='mask', mask='###'),
+    shape(points=POINTS, shape_type='mask', mask='###'),
     'not base64',
   ),
-  'labelme: no mask': ('labelme', shape(shape_type='mask'), 'unusable mask'),
+  'labelme: no mask': (
+    'labelme',
+    shape(points=POINTS, shape_type='mask'),
+    "unusable mask ('mask')",
+  ),
   'labelme: two files': ('labelme', copy('a.json', 'z.json'), 'several label files'),
   'labelme: no files': (
     'labelme',

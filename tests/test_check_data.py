@@ -131,6 +131,7 @@ def broken(tmp_path_factory):
   turned[0x0112] = 3
   save_picture(folder / 'images' / '5.jpg', exif=turned)
   save_picture(folder / 'images' / 'stray.png')
+  (folder / 'images' / '._1.jpg').write_bytes(b'of a Mac')
   pages = [Image.new('RGB', SIZE[::-1], colour) for colour in ('red', 'blue')]
   pages[0].save(folder / 'images' / '8.tif', save_all=True, append_images=pages[1:])
   images.append(picture(8, '8.tif'))

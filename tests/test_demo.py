@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from commands import refused
 from demo_inputs import explain
+from peak_memory import peak_memory
 from PIL import Image
 
 from embedmask_jax.command_line import run
@@ -63,6 +64,12 @@ def test_rows_have_the_numbers_of_the_label_map(exploration):
     [1, 'a/b', 0.9, areas[0], '5,4,30,26'],
     [2, 'box', 0.6, areas[1], '30,25,28,13'],
   ]
+
+
+def test_a_picture_of_many_instances_takes_little_memory(exploration):
+  crowd = handmade_prediction.crowded_prediction()
+  shown = dataclasses.replace(exploration, prediction=crowd)
+  assert peak_memory(lambda: draw_instances(shown)) < 20e6
 
 
 def test_a_click_finds_the_pixel_in_enlarged_and_reduced_pictures():

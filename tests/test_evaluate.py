@@ -1,12 +1,15 @@
 """Evaluation around the network: every image once, and the truth scores 1."""
 
 import dataclasses
+import io
 import json
 import shutil
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from peak_memory import peak_memory
 from PIL import Image
 from pycocotools import mask as rle
 
@@ -314,3 +317,35 @@ def test_a_file_that_cannot_be_written_is_named(config, oracle, tmp_path):
   with pytest.raises(UserError, match='eval: cannot be written'):
     Evaluator(None, source, config, data_mesh())({}, folder, step=7)
   assert not (folder / 'metrics.json').exists()
+
+
+class OneImage(list):
+  """As much of a data set as overlays look at."""
+
+  class_names = ('box',)
+
+
+def test_a_picture_of_many_instances_takes_little_memory(config, oracle):
+  count, size = 300, (600, 640)
+  file = io.BytesIO()
+  Image.new('RGB', size[::-1]).save(file, 'PNG')
+  record = SimpleNamespace(
+    encoded=file.getvalue(), file_name='a.png', height=size[0], width=size[1]
+  )
+  masks = np.zeros((count, size[0], size[1] // 8), np.uint8)
+  masks[:, 0, 0] = 255
+  boxes, zeros = np.zeros((count, 4), np.float32), np.zeros(count, np.int32)
+  found = Detections(
+    boxes=boxes,
+    network_boxes=boxes,
+    scores=np.full(count, 0.9, np.float32),
+    labels=zeros,
+    valid=np.ones(count, bool),
+    location=zeros,
+    masks=masks,
+    num_candidates=np.asarray(count),
+    num_kept=np.asarray(count),
+  )
+  evaluator = Evaluator(None, OneImage([record]), config, data_mesh())
+  # Unpacked they are 115 MB.
+  assert peak_memory(lambda: evaluator._overlay(found, 0, size)) < 40e6

@@ -460,3 +460,10 @@ def test_a_setting_is_named_as_a_shell_takes_it():
   )
   with pytest.raises(UserError, match=r'pixel_mean=103\.53,116\.28,123\.675$'):
     check_settings(needed, configured)
+
+
+def test_presets_of_one_network_take_each_others_weights():
+  for needed, configured in (('2019', '2019_released'), ('2019_released', '2019')):
+    check_settings({'preset': needed}, {'preset': configured})
+  with pytest.raises(UserError, match=r'pass --config\.model\.preset=2019$'):
+    check_settings({'preset': '2019'}, {'preset': '2020'})

@@ -63,6 +63,19 @@ def test_parameters_of_another_preset_that_fit_are_told(stored, caplog):
   assert 'with model.preset=2021 and this run has 2020' in caplog.text
 
 
+def test_a_preset_that_differs_in_training_alone_is_not_told(tmp_path, caplog):
+  config = base.get_config()
+  config.model.preset = '2019'
+  metadata = Metadata(config, (1,), ('a',))
+  with CheckpointWriter(
+    tmp_path, metadata, keep_last=1, keep_best=0, best_metric='segm/AP'
+  ) as writer:
+    writer.save(create_train_state(VARIABLES, optax.sgd(0.1)))
+  other = of_another(metadata, preset='2019_released')
+  read_initial_variables(str(tmp_path), other, VARIABLES)
+  assert 'another meaning' not in caplog.text
+
+
 def test_only_the_layers_with_an_output_per_class_stay_initial(tmp_path):
   three = Metadata(base.get_config(), (1, 2, 3), ('a', 'b', 'c'))
   trained = jax.tree.map(lambda x: x + 1, tiny_variables(preset='adelaidet'))

@@ -12,6 +12,7 @@ from pycocotools import mask as rle
 
 from configs import base
 from embedmask_jax.checkpoint import Metadata, StoredCheckpoint
+from embedmask_jax.data.coco_source import CocoSource
 from embedmask_jax.errors import UserError
 from embedmask_jax.image_files import find_images, output_names
 from embedmask_jax.predict import Predictor, predict_files
@@ -167,6 +168,41 @@ def test_a_folder_becomes_overlays_and_coco_results(stored, config, tmp_path, ca
   assert '1 of 21 images could not be read' in caplog.text
   assert 'broken.jpg' in caplog.text
   assert '1 files are no images by their suffix: notes.txt' in caplog.text
+
+
+def test_turned_images_whose_size_hides_it_are_not_in_the_data_set(
+  stored, config, tmp_path, caplog
+):
+  caplog.set_level('INFO')
+  images, output = tmp_path / 'in', tmp_path / 'out'
+  for name, orientation, size in (
+    ('flipped', 3, (40, 60)),
+    ('plain', 1, (40, 60)),
+    ('square', 6, (50, 50)),
+    ('turned', 6, (40, 60)),
+  ):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(images / f'{name}.png', 200, size)
+    with Image.open(path) as image:
+      image.save(path, exif=exif)
+  said = 'EXIF without another size: flipped.png, square.png'
+  run(stored, config, images, output)
+  assert said in caplog.text
+  assert 'instances.json' not in caplog.text
+  caplog.clear()
+  run(stored, config, images, output, save=('coco',))
+  assert said in caplog.text
+  assert '2 images are not in instances.json' in caplog.text
+  # What is written is read in the frame that the masks are in.
+  source = CocoSource(output / 'instances.json', images)
+  assert source.file_names == ('plain.png', 'turned.png')
+  assert [source[i].boxes.tolist() for i in (0, 1)] == [
+    [[0, 0, 29, 39]],
+    [[0, 0, 19, 59]],
+  ]
+  results = json.loads((output / 'predictions.json').read_text())
+  assert [entry['image_id'] for entry in results] == [1, 2, 3, 4]
 
 
 def test_a_single_file(stored, config, tmp_path):

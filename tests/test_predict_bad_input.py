@@ -127,8 +127,7 @@ def test_unreadable_images_are_named_and_the_others_done(place, capsys, monkeypa
     def __init__(self, *_, **__):
       self.max_detections = 3
 
-    def prepare(self, path, key):
-      image = predictor.read_image(path)
+    def prepare(self, image, key):
       row = {'image_size': np.asarray([image.shape[:2]])}
       tile = predictor.plan_tiles(image.shape, 0, 0)
       return predictor.PreparedImage(key, image, tile, [row], [])

@@ -254,6 +254,15 @@ def test_predictions_for_labelme_are_a_data_set(tmp_path, capsys):
   assert len(content['annotations']) == 3
 
 
+def test_names_of_labels_in_capitals(tmp_path):
+  arguments, _ = write_instance_ids(tmp_path)
+  path = tmp_path / 'labels' / 'a.png'
+  path.rename(path.with_suffix('.PNG'))
+  status, output = prepare(tmp_path, 'instance-ids', arguments)
+  assert status == 0
+  assert len(json.loads(output.read_text())['annotations']) == 3
+
+
 def test_values_that_are_no_object(tmp_path, capsys):
   arguments, _ = write_instance_ids(tmp_path)
   status, output = prepare(tmp_path, 'instance-ids', [*arguments, '--ignore=307,255'])
@@ -325,6 +334,30 @@ def test_shapes_of_labelme(tmp_path, capsys):
   assert joined[3, 3]
   assert joined[22, 8]
   assert record.labels.tolist() == [0, 0, 1, 2, 1]
+
+
+def test_boxes_end_where_the_image_does(tmp_path):
+  labelme_with(
+    tmp_path,
+    [
+      {'label': 'x', 'points': [[3, 20], [3, 30]], 'shape_type': 'circle'},
+      {'label': 'x', 'points': [[50, 35], [60, 45]], 'shape_type': 'rectangle'},
+    ],
+  )
+  _, output = prepare(tmp_path, 'labelme', [f'--labels={tmp_path}'])
+  circle, rectangle = json.loads(output.read_text())['annotations']
+  assert circle['bbox'] == pytest.approx([0, 10, 13, 20])
+  assert rectangle['bbox'] == [50, 35, 6, 5]
+  assert rectangle['area'] == 30
+
+
+def test_a_rectangle_of_labelme_may_have_four_corners(tmp_path):
+  corners = [[20, 2], [30, 2], [30, 9], [20, 9]]
+  labelme_with(tmp_path, [{'label': 'x', 'points': corners, 'shape_type': 'rectangle'}])
+  status, output = prepare(tmp_path, 'labelme', [f'--labels={tmp_path}'])
+  assert status == 0
+  [entry] = json.loads(output.read_text())['annotations']
+  assert (entry['bbox'], entry['area']) == ([20, 2, 10, 7], 70)
 
 
 def test_cityscapes_groups_and_covered_objects(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePath
 
 from tqdm import tqdm
 
@@ -11,7 +12,7 @@ from embedmask_jax.data.coco_source import CocoSource, image_folders
 from embedmask_jax.data.decode import has_several_frames, open_rgb, stored_form
 from embedmask_jax.data.image_source import ImageSource
 from embedmask_jax.errors import UserError
-from embedmask_jax.image_files import SUFFIXES
+from embedmask_jax.image_files import SUFFIXES, is_hidden
 from embedmask_jax.storage import list_names
 
 
@@ -118,6 +119,7 @@ def _unused(source: ImageSource, folders: str) -> tuple[str, ...]:
   for folder in image_folders(folders):
     for name in list_names(folder):
       is_image = os.path.splitext(name)[1].lower() in SUFFIXES
+      is_image = is_image and not is_hidden(PurePath(name))
       if is_image and os.path.normpath(os.path.join(folder, name)) not in known:
         found.append(name)
   return tuple(sorted(found))

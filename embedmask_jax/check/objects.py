@@ -132,7 +132,7 @@ def _encoded(truth: dict[str, Any], entries: list[dict]) -> list[dict]:
 
 
 def _beyond_image(source: ImageSource) -> list[Finding]:
-  """Boxes that reach beyond their image; what is outside is cut off."""
+  """Boxes that reach beyond their image."""
   table = source.table
   x, y, width, height = table.boxes.T
   limits = table.sizes[table.image_index]
@@ -140,7 +140,7 @@ def _beyond_image(source: ImageSource) -> list[Finding]:
   is_beyond = (x < -1) | (y < -1)
   is_beyond |= (x + width > limits[:, 1] + 1) | (y + height > limits[:, 0] + 1)
   ids = tuple(table.annotation_ids[is_beyond].tolist())
-  words = 'boxes reach beyond their image; they are cut there'
+  words = 'boxes reach beyond their image; they are cut in training, but not for scores'
   return [Finding('beyond_image', len(ids), words, ids)] if ids else []
 
 

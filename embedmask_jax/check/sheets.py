@@ -16,7 +16,12 @@ from embedmask_jax.data.transforms import empty_batch
 from embedmask_jax.ops.locations import location_strides, locations
 from embedmask_jax.presets import Preset
 from embedmask_jax.structures import Batch
-from embedmask_jax.visualize import draw_detections, grid, instance_colour
+from embedmask_jax.visualize import (
+  LazyMasks,
+  draw_detections,
+  grid,
+  instance_colour,
+)
 
 _PICTURES = 12
 _STEPS = 100  # of training that are looked through for them
@@ -91,7 +96,7 @@ def draw_annotated(source: ImageSource, index: int) -> np.ndarray:
   return draw_detections(
     decode_image(record.encoded, record.file_name, size),
     record.boxes,
-    [decode_mask(item, size) for item in record.segmentations],
+    LazyMasks(record.segmentations, lambda item: decode_mask(item, size)),
     record.labels,
     None,
     source.class_names,
@@ -111,7 +116,7 @@ def _as_seen(
   fill_row(arrays, 0, source.__getitem__, row)
   count = int(arrays['instance_valid'][0].sum())
   cells = np.unpackbits(arrays['masks'][0, :count], axis=-1).astype(bool)
-  masks = [mask.repeat(CELL, 0).repeat(CELL, 1) for mask in cells]
+  masks = LazyMasks(cells, lambda mask: mask.repeat(CELL, 0).repeat(CELL, 1))
   picture = draw_detections(
     arrays['images'][0],
     arrays['boxes'][0, :count],

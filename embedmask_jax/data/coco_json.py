@@ -35,7 +35,8 @@ def load_json(path: str) -> dict[str, Any]:
   Raises:
     UserError: no such file, not JSON, a list or key missing, ids that are not
       integers, too large, or that appear twice, an annotation of an unknown image or
-      category, no images, no categories.
+      category or with another `iscrowd` than 0, 1, true, false or null, no images, no
+      categories.
   """
   content = read_json(path, remedy='; annotations are a COCO-format JSON file')
   if not isinstance(content, dict):
@@ -102,6 +103,13 @@ def _check_references(path: str, content: dict) -> None:
         f'{path}: {len(lost)} annotations name a {key} that is not in {part!r}: '
         f'{shorten(shown)}'
       )
+  odd = [a for a in content['annotations'] if a.get('iscrowd') not in (0, 1, None)]
+  if odd:
+    shown = [f'{entry["id"]} ({reprlib.repr(entry["iscrowd"])})' for entry in odd]
+    raise UserError(
+      f'{path}: {len(odd)} annotations have neither 0 nor 1 as iscrowd: '
+      f'{shorten(shown)}'
+    )
 
 
 def group_by_image(content: dict[str, Any]) -> list[list[dict[str, Any]]]:

@@ -59,6 +59,31 @@ def decode_image(
   return np.asarray(open_rgb(data, name, size, max_pixels=max_pixels))
 
 
+def decode_shown(data: bytes, name: str) -> tuple[np.ndarray, bool]:
+  """Decodes an image file, turned as its EXIF orientation says.
+
+  Returns:
+    uint8 [height, width, 3], RGB, and whether it is turned but `keeps_size`.
+
+  Raises:
+    UserError: see `open_rgb`.
+  """
+  rgb, orientation = _open(data, name, None, MAX_PIXELS)
+  return np.asarray(rgb), keeps_size(orientation, (rgb.height, rgb.width))
+
+
+def keeps_size(orientation: int, size: tuple[int, int]) -> bool:
+  """Whether EXIF turns or mirrors an image so that its size does not show it.
+
+  Then nothing tells whether annotations are of the pixels as stored or as shown.
+
+  Args:
+    orientation: 1 to 8; 1 is upright.
+    size: (height, width).
+  """
+  return orientation != 1 and (orientation <= 4 or size[0] == size[1])
+
+
 def stored_form(data: bytes) -> tuple[tuple[int, int], int]:
   """How an image file that `open_rgb` can decode stores its pixels.
 
@@ -120,6 +145,13 @@ def open_rgb(
     UserError: the data cannot be decoded, are cut short, hold more than
       `max_pixels` pixels, or have another size than `size`.
   """
+  return _open(data, name, size, max_pixels)[0]
+
+
+def _open(
+  data: bytes, name: str, size: tuple[int, int] | None, max_pixels: int
+) -> tuple[Image.Image, int]:
+  """See `open_rgb`; beside the image the EXIF orientation, whatever became of it."""
   remedy = 'replace the file'
   if size is not None:
     remedy += ' or leave it out of the data set'
@@ -136,6 +168,7 @@ def open_rgb(
     image.load()
     # Pillow turns TIFF files, and no others, when it loads them.
     orientation = _orientation(image)
+    told = before if is_tiff else orientation
     rgb = _to_rgb(image)
   except UserError:
     raise
@@ -157,7 +190,7 @@ def open_rgb(
     rgb = rgb.transpose(_TURNS[orientation])
   if size is not None and (rgb.height, rgb.width) != tuple(size):
     raise _wrong_size(name, stored, size)
-  return rgb
+  return rgb, told
 
 
 def _huge(name: str, what: str, max_pixels: int) -> UserError:

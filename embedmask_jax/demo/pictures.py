@@ -5,7 +5,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from embedmask_jax.demo.exploration import Exploration
 from embedmask_jax.ops.masks import OUTSIDE_LOG_PROBABILITY
-from embedmask_jax.visualize import draw_detections
+from embedmask_jax.visualize import LazyMasks, draw_detections
 
 # Pictures are sent to the browser with at most this longer side.
 LONGEST_SIDE = 1600
@@ -35,7 +35,7 @@ def draw_instances(exploration: Exploration) -> Image.Image:
   drawn = draw_detections(
     image,
     shown.boxes[which],
-    [shown.windows[i].dense(shown.size) for i in which],
+    LazyMasks([shown.windows[i] for i in which], lambda w: w.dense(shown.size)),
     np.arange(len(which)),
     shown.scores[which],
     [shown.class_names[i] for i in which],

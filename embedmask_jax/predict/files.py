@@ -13,7 +13,7 @@ from tqdm import tqdm
 from embedmask_jax.checkpoint import StoredCheckpoint
 from embedmask_jax.errors import UserError
 from embedmask_jax.folders import local_folder
-from embedmask_jax.image_files import find_images, is_video, output_names
+from embedmask_jax.image_files import find_images, is_video, output_names, read_shown
 from embedmask_jax.output_kinds import COCO, OVERLAY
 from embedmask_jax.predict.outputs import OutputFiles, coco_data_set
 from embedmask_jax.predict.predictor import Predictor
@@ -114,7 +114,8 @@ def predict_files(
   if COCO in save:
     data_set = coco_data_set(summary.images(), results, stored.metadata.categories)
     write_json(instances, data_set)
-  summary.report(folder, seconds=time.perf_counter() - started)
+  seconds = time.perf_counter() - started
+  summary.report(folder, seconds=seconds, has_data_set=COCO in save)
   return [path.name for path in summary.unreadable]
 
 
@@ -145,11 +146,14 @@ class FileRun:
 
     def read(path: Path) -> PreparedImage | None:
       try:
-        prepared = self._predictor.prepare(path, path)
+        image, is_turn_hidden = read_shown(path)
+        prepared = self._predictor.prepare(image, path)
       except UserError as error:
         self._summary.add_unreadable(path, str(error))
         bar.update()
         return None
+      if is_turn_hidden:
+        self._summary.add_turned(path)
       if prepared.scale < _SMALL:
         self._summary.add_shrunk(path, prepared.scale)
       return prepared

@@ -136,7 +136,7 @@ def labelme(
   """A file for labelme; the parts of an instance share a `group_id`.
 
   labelme has no holes: each is joined to the outside by a cut of no width. An
-  instance without a mask becomes a rectangle, its box.
+  instance without a mask becomes a rectangle, its box with its last pixels.
 
   Args:
     prediction: what was found.
@@ -144,11 +144,11 @@ def labelme(
     image_path: the image, seen from the folder of the file.
   """
   shapes = []
+  extent = prediction.box_extent
   for i, parts in enumerate(polygons):
     outlines = [('polygon', open_holes(polygon)) for polygon in parts]
-    for shape_type, points in outlines or [
-      ('rectangle', prediction.boxes[i].reshape(2, 2).astype(float))
-    ]:
+    corners = prediction.boxes[i].astype(float) + np.asarray([0, 0, extent, extent])
+    for shape_type, points in outlines or [('rectangle', corners.reshape(2, 2))]:
       shapes.append(
         {
           'label': prediction.class_names[i],
@@ -178,11 +178,13 @@ def coco_data_set(
 
   Args:
     images: id, file_name, height and width of each.
-    results: what `Prediction.to_coco` gives, of all images.
+    results: what `Prediction.to_coco` gives; those of other images are left out.
     categories: (id, name).
   """
+  ids = {image['id'] for image in images}
   annotations = []
-  for number, result in enumerate(results, start=1):
+  kept = (result for result in results if result['image_id'] in ids)
+  for number, result in enumerate(kept, start=1):
     area = int(rle.area(result['segmentation']))
     annotations.append({**result, 'id': number, 'iscrowd': 0, 'area': area})
   return {

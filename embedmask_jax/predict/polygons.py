@@ -7,6 +7,9 @@ import numpy as np
 Ring = np.ndarray  # float64 [m, 2], x and y, without the first point repeated.
 Polygon = list[Ring]  # The outer ring and the rings of its holes.
 
+# Of corners that are compared at once, which bounds the memory.
+_PAIRS = 2**18
+
 
 def mask_polygons(mask: np.ndarray, *, tolerance: float = 0.0) -> list[Polygon]:
   """The outlines of a mask.
@@ -51,12 +54,24 @@ def open_holes(polygon: Polygon) -> Ring:
   """
   ring = polygon[0]
   for hole in sorted(polygon[1:], key=lambda hole: hole[:, 0].min()):
-    distances = np.abs(ring[:, None] - hole[None]).sum(axis=2)
-    near, start = np.unravel_index(distances.argmin(), distances.shape)
+    near, start = _nearest(ring, hole)
     # The way around a hole is against that around the outside.
-    loop = np.roll(hole, -int(start), axis=0)
+    loop = np.roll(hole, -start, axis=0)
     ring = np.concatenate([ring[: near + 1], loop, loop[:1], ring[near:]])
   return ring
+
+
+def _nearest(ring: Ring, hole: Ring) -> tuple[int, int]:
+  """The corners of two rings, one of each, that are closest along x and y."""
+  best, found = np.inf, (0, 0)
+  rows = max(1, _PAIRS // len(hole))
+  for first in range(0, len(ring), rows):
+    part = ring[first : first + rows]
+    distances = np.abs(part[:, None] - hole[None]).sum(axis=2)
+    near, start = np.unravel_index(distances.argmin(), distances.shape)
+    if distances[near, start] < best:
+      best, found = distances[near, start], (first + int(near), int(start))
+  return found
 
 
 def _trace(mask: np.ndarray) -> list[Ring]:
@@ -148,11 +163,9 @@ def _simplified(ring: Ring, tolerance: float) -> Ring:
       continue
     start, way = closed[first], closed[last] - closed[first]
     steps = closed[first + 1 : last] - start
-    length = float(np.hypot(*way))
-    if length:
-      distance = np.abs(way[0] * steps[:, 1] - way[1] * steps[:, 0]) / length
-    else:
-      distance = np.hypot(*steps.T)
+    # To the nearest point of the segment, not of the line, which goes on beyond it.
+    along = np.clip(steps @ way / (way @ way or 1), 0, 1)
+    distance = np.hypot(*(steps - along[:, None] * way).T)
     furthest = int(distance.argmax())
     if distance[furthest] > tolerance:
       middle = first + 1 + furthest

@@ -10,7 +10,7 @@ from PIL import Image
 from embedmask_jax.errors import UserError
 from embedmask_jax.predict.mask_windows import MaskWindow, encode_window
 from embedmask_jax.predict.polygons import Polygon, mask_polygons
-from embedmask_jax.visualize import draw_detections
+from embedmask_jax.visualize import LazyMasks, draw_detections
 
 if TYPE_CHECKING:
   import supervision
@@ -106,7 +106,7 @@ class Prediction:
     drawn = draw_detections(
       self.image,
       self.boxes,
-      [window.dense(self.size) for window in self.windows],
+      LazyMasks(self.windows, lambda window: window.dense(self.size)),
       np.arange(len(self)),
       self.scores,
       self.class_names,

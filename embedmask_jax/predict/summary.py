@@ -33,6 +33,7 @@ class Summary:
     self._entries: dict[Path, dict[int, _Entry]] = {path: {} for path in paths}
     self._capped: dict[str, None] = {}
     self._small: dict[str, float] = {}
+    self._turned: set[Path] = set()
     self.unreadable: dict[Path, str] = {}
 
   def add(
@@ -50,12 +51,20 @@ class Summary:
     """Notes that the network sees an image at a small part of its size."""
     self._small[path.name] = scale
 
+  def add_turned(self, path: Path) -> None:
+    """Notes an image that EXIF turns without another size."""
+    self._turned.add(path)
+
   def add_unreadable(self, path: Path, message: str) -> None:
     """Notes a file that could not be read, or not to its end."""
     self.unreadable[path] = message
 
   def images(self) -> list[dict]:
-    """COCO's id, file_name, height and width of every image and frame."""
+    """COCO's id, file_name, height and width of every image and frame.
+
+    Without those of `add_turned`: masks are of the pixels as shown, and what reads a
+    data set takes the pixels as stored where the size is the same.
+    """
     return [
       {
         'id': number,
@@ -64,6 +73,7 @@ class Summary:
         'width': entry.size[1],
       }
       for number, path, entry in self._numbered()
+      if path not in self._turned
     ]
 
   def results(self) -> list[dict]:
@@ -85,8 +95,14 @@ class Summary:
       number += not entries
     return numbered
 
-  def report(self, folder: Path, *, seconds: float) -> None:
-    """Says what was done, and all that was lost or may have been."""
+  def report(self, folder: Path, *, seconds: float, has_data_set: bool) -> None:
+    """Says what was done, and all that was lost or may have been.
+
+    Args:
+      folder: where it was written.
+      seconds: that it took.
+      has_data_set: whether instances.json was written.
+    """
     entries = [entry for _, _, entry in self._numbered()]
     logging.info(
       '%d instances in %d images, %.1f images/s: see %s',
@@ -111,6 +127,21 @@ class Summary:
         len(self._small),
         name,
         100 * scale,
+      )
+    turned = [name for path, name in self._names.items() if path in self._turned]
+    if turned:
+      logging.info(
+        '%d images are turned by EXIF without another size: %s; predictions.json is of '
+        'their pixels as shown, not as stored',
+        len(turned),
+        shorten(turned),
+      )
+    if turned and has_data_set:
+      logging.warning(
+        '%d images are not in instances.json, whose readers would take their pixels as '
+        'stored: %s; turn the pixels, remove the EXIF tag, and predict again',
+        len(turned),
+        shorten(turned),
       )
     if self.unreadable:
       logging.error(

@@ -13,8 +13,9 @@ from embedmask_jax.errors import UserError
 
 # The first that this build of FFmpeg has.
 _ENCODERS = ('libx264', 'libopenh264', 'mpeg4')
-# Times are written as multiples of this, in seconds; fine enough for any camera.
-_TIME_BASE = Fraction(1, 90_000)
+# Times are written as multiples of this, in seconds; fine enough for any camera, and
+# FFmpeg's mpeg4 takes no denominator above 65535.
+_TIME_BASE = Fraction(1, 60_000)
 
 
 class UnreadableVideoError(UserError):

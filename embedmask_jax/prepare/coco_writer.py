@@ -271,8 +271,13 @@ def _assemble(
 
 
 def _box(segmentation: Any, runs: dict) -> list[float]:
-  """[x, y, width, height] of the polygons' corners, or of the mask's pixels."""
+  """[x, y, width, height] of the polygons' corners, or of the mask's pixels.
+
+  Corners outside of the image are brought to its edge: scores take boxes as they are.
+  """
   if isinstance(segmentation, dict):
     return coco_mask.toBbox(runs).tolist()
   points = np.concatenate([np.reshape(part, (-1, 2)) for part in segmentation])
+  height, width = runs['size']
+  points = points.clip(0, (width, height))
   return [*points.min(axis=0).tolist(), *np.ptp(points, axis=0).tolist()]

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from embedmask_jax.data.coco_source import read_image_file
-from embedmask_jax.data.decode import open_rgb, stored_form
+from embedmask_jax.data.decode import keeps_size, open_rgb, stored_form
 from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.image_files import SUFFIXES, is_hidden
 from embedmask_jax.storage import read_json
@@ -79,7 +79,7 @@ class ImageFolder:
     data = read_image_file(path)
     image = open_rgb(data, path, told)
     stored, orientation = stored_form(data)
-    if orientation != 1 and (orientation <= 4 or stored[0] == stored[1]):
+    if keeps_size(orientation, stored):
       raise UserError(
         f'{path}: has the EXIF orientation {orientation}, and its size does not tell '
         'whether the labels are of its pixels as stored or as shown; if they are as '
@@ -91,24 +91,25 @@ class ImageFolder:
 def visible_files(folder: Path, ending: str) -> list[Path]:
   """What a folder and its subfolders hold under names that end so, sorted.
 
-  What `is_hidden` is left out.
+  Capitals count as small letters. What `is_hidden` is left out.
   """
   return sorted(
     path
-    for path in folder.rglob(f'*{ending}')
-    if not is_hidden(path.relative_to(folder))
+    for path in folder.rglob('*')
+    if path.name.lower().endswith(ending.lower())
+    and not is_hidden(path.relative_to(folder))
   )
 
 
 def label_files(paths: Iterable[Path], ending: str) -> dict[str, Path]:
-  """File name without folder and ending -> file.
+  """File name without folder and ending -> file, of files that `visible_files` finds.
 
   Raises:
     UserError: two files share that.
   """
   found: dict[str, Path] = {}
   for path in paths:
-    name = path.name.removesuffix(ending)
+    name = path.name[: -len(ending)]
     if name in found:
       raise UserError(
         f'{found[name]} and {path} are alike but for folder, so it is not known which '

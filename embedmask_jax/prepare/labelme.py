@@ -163,15 +163,19 @@ def _segmentation(shape: dict, kind: str, size: tuple[int, int]) -> Any:
     raise ValueError(f'unknown shape_type {kind!r}')
   if len(points) < 2:
     raise ValueError(f'{len(points)} points; 2 are needed')
-  (x1, y1), (x2, y2) = points[0], points[-1]
+  if kind == 'rectangle':
+    # Two opposite corners, or all four.
+    (x1, x2), (y1, y2) = ((min(side), max(side)) for side in zip(*points, strict=True))
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
+  if len(points) > 2:
+    raise ValueError(f'{len(points)} points; 2 are needed')
+  (x1, y1), (x2, y2) = points
   if kind == 'circle':
     radius = math.hypot(x2 - x1, y2 - y1)
     turns = [2 * math.pi * i / _CIRCLE_POINTS for i in range(_CIRCLE_POINTS)]
     return [
       [s for t in turns for s in (x1 + radius * math.cos(t), y1 + radius * math.sin(t))]
     ]
-  if kind == 'rectangle':
-    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
   return _placed_mask(shape['mask'], (round(x1), round(y1)), size)
 
 

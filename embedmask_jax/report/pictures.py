@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from embedmask_jax.visualize import draw_detections
+from embedmask_jax.visualize import LazyMasks, draw_detections
 
 # Longer side of one of the two, pixels.
 _SIDE = 480
@@ -61,18 +61,17 @@ def _drawn(
 ) -> np.ndarray:
   boxes = np.asarray([entry['bbox'] for entry in entries], float).reshape(-1, 4)
   boxes[:, 2:] += boxes[:, :2] - 1
-  nothing = np.zeros(image.shape[:2], bool)
-  masks = [
-    rle.decode(entry['segmentation']).astype(bool)
-    if 'segmentation' in entry
-    else nothing
-    for entry in entries
-  ]
+
+  def mask_of(entry: dict) -> np.ndarray:
+    if 'segmentation' not in entry:
+      return np.zeros(image.shape[:2], bool)
+    return rle.decode(entry['segmentation']).astype(bool)
+
   scores = np.asarray([entry['score'] for entry in entries]) if has_scores else None
   return draw_detections(
     image,
     boxes,
-    masks,
+    LazyMasks(entries, mask_of),
     np.arange(len(entries)),
     scores,
     [class_names[entry['category_id']] for entry in entries],

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.presets import share_weights
 
 
 def check_settings(needed: Mapping[str, Any], configured: Mapping[str, Any]) -> None:
@@ -24,9 +25,11 @@ def check_settings(needed: Mapping[str, Any], configured: Mapping[str, Any]) -> 
 def other_settings(
   needed: Mapping[str, Any], configured: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Those of `needed` that `configured` has at another value."""
+  """Those of `needed` that `configured` has at a value that does not do."""
   return {
-    name: value for name, value in needed.items() if not _same(configured[name], value)
+    name: value
+    for name, value in needed.items()
+    if not _fits(name, configured[name], value)
   }
 
 
@@ -35,7 +38,9 @@ def as_flag(value: Any) -> str:
   return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _same(found: Any, needed: Any) -> bool:
+def _fits(name: str, found: Any, needed: Any) -> bool:
+  if name == 'preset':
+    return share_weights(found, needed)
   if isinstance(needed, tuple):
     return len(found) == len(needed) and bool(np.allclose(found, needed))
   return found == needed

@@ -200,6 +200,13 @@ def test_report_counts_add_up(tmp_path):
   assert len(str(report).splitlines()) == 1 + len(report.left_out)
 
 
+@pytest.mark.parametrize('value', [0, 1, False, True, None])
+def test_crowds_are_told_by_numbers_or_truth_values(tmp_path, value):
+  entry = annotation(1, 1, BOX, runs(MASK, compressed=False), iscrowd=value)
+  [found] = make(tmp_path, [entry]).ground_truth()['annotations']
+  assert found['iscrowd'] == bool(value)
+
+
 def test_ground_truth_keeps_what_can_be_evaluated(tmp_path):
   crowd = annotation(1, 1, BOX, runs(MASK, compressed=False), iscrowd=1)
   tiny = annotation(2, 1, [5, 5, 1, 4], POLYGON)

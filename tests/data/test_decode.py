@@ -7,7 +7,12 @@ import pytest
 from coco_files import noise
 from PIL import Image, ImageOps
 
-from embedmask_jax.data.decode import decode_image, has_several_frames, stored_form
+from embedmask_jax.data.decode import (
+  decode_image,
+  decode_shown,
+  has_several_frames,
+  stored_form,
+)
 from embedmask_jax.errors import UserError
 
 SIZE = (24, 36)
@@ -132,6 +137,18 @@ def test_annotations_decide_whether_exif_is_applied(value):
   else:
     with pytest.raises(UserError, match=r'a\.jpg.*36x24.*24x36'):
       decode_image(oriented(value), 'a.jpg', SIZE[::-1])
+
+
+@pytest.mark.parametrize('file_format', ['JPEG', 'PNG', 'TIFF'])
+@pytest.mark.parametrize('value', range(1, 9))
+def test_a_turn_without_another_size_is_told(value, file_format):
+  image, is_told = decode_shown(oriented(value, file_format), 'x')
+  assert is_told == (2 <= value <= 4)
+  assert image.shape[:2] == (SIZE if value < 5 else SIZE[::-1])
+  exif = Image.Exif()
+  exif[0x0112] = value
+  square = encoded(Image.fromarray(RGB[:20, :20]), file_format, exif=exif)
+  assert decode_shown(square, 'x')[1] == (value > 1)
 
 
 # Packed ones are read by libtiff, the others by Pillow itself.

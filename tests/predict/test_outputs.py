@@ -79,9 +79,9 @@ def test_labelme_without_holes_is_the_same_mask(folder):
     assert all(shape['shape_type'] == 'polygon' for shape in own)
     rings = [np.asarray(shape['points']) for shape in own]
     np.testing.assert_array_equal(fill(rings, SIZE), mask)
-  # An instance without a mask is not lost.
+  # An instance without a mask is not lost: pixels 1 to 3 and 2 to 4.
   [box] = [shape for shape in content['shapes'] if shape['group_id'] == 3]
-  assert (box['shape_type'], box['points']) == ('rectangle', [[1, 2], [3, 4]])
+  assert (box['shape_type'], box['points']) == ('rectangle', [[1, 2], [4, 5]])
 
 
 def test_the_coco_data_set_can_be_scored_against_itself():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from handmade_prediction import fill
+from peak_memory import peak_memory
 
 from embedmask_jax.predict.polygons import mask_polygons, open_holes, ring_area
 
@@ -67,5 +68,39 @@ def test_simplified_outlines_stay_within_the_tolerance():
   wrong = fill(simple, disc.shape) != disc
   middle = np.hypot(rows[wrong] - 30, columns[wrong] - 30)
   assert np.minimum(abs(middle - 20), abs(middle - 9)).max() < 2
-  # What is thinner than the tolerance is not lost.
+
+
+def test_no_corner_is_further_from_the_simplified_outline_than_the_tolerance():
+  mask = np.zeros((40, 1050), bool)
+  mask[:2, 50:] = True
+  # Beyond the end of the long edges, but on their line.
+  mask[1, :50] = True
+  mask[:, 1030:] = True
+  [[exact]] = mask_polygons(mask)
+  [[simple]] = mask_polygons(mask, tolerance=3.0)
+  assert len(simple) < len(exact)
+  distances = [
+    distance_to_segment(exact, start, end)
+    for start, end in zip(simple, np.roll(simple, -1, axis=0), strict=True)
+  ]
+  assert np.min(distances, axis=0).max() <= 3
+
+
+def distance_to_segment(points, start, end):
+  places = np.linspace(0, 1, 2001)[:, None]
+  on_segment = start + places * (end - start)
+  return np.hypot(*(points[:, None] - on_segment).T).min(axis=0)
+
+
+def test_what_is_thinner_than_the_tolerance_is_not_lost():
   assert mask_polygons(np.ones((1, 1), bool), tolerance=5.0)
+
+
+def test_holes_with_long_outlines_take_little_memory():
+  mask = np.ones((1002, 1002), bool)
+  # A comb: 3,000 corners around the hole, and as many around the outside.
+  mask[1:900, 1:1001:2] = mask[900, 1:1001] = False
+  mask[905:, 1::2] = False
+  [polygon] = mask_polygons(mask)
+  assert min(map(len, polygon)) > 1900
+  assert peak_memory(lambda: open_holes(polygon)) < 30e6

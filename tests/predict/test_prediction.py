@@ -4,7 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-from handmade_prediction import SIZE, masks, prediction
+from handmade_prediction import SIZE, crowded_prediction, masks, prediction
+from peak_memory import peak_memory
 from pycocotools import mask as rle
 
 from embedmask_jax.errors import UserError
@@ -60,6 +61,10 @@ def test_a_notebook_sees_the_picture():
   assert found._repr_png_().startswith(b'\x89PNG')
   # Small images are enlarged by a whole factor.
   assert found.plot().size == (13 * SIZE[1], 13 * SIZE[0])
+
+
+def test_a_picture_of_many_instances_takes_little_memory():
+  assert peak_memory(crowded_prediction().plot) < 20e6
 
 
 def test_supervision(monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from embedmask_jax.errors import UserError
+from embedmask_jax.predict import video
 from embedmask_jax.predict.video import (
   UnreadableVideoError,
   VideoReader,
@@ -39,6 +40,18 @@ def test_frames_and_their_times_survive(tmp_path):
     # An odd side is made even.
     assert pixels.shape == (48, 66, 3)
     assert abs(pixels.astype(int) - 40 * number).max() < 12
+
+
+@pytest.mark.parametrize('encoder', video._ENCODERS)
+def test_every_encoder_takes_frames_and_their_times(tmp_path, monkeypatch, encoder):
+  av = pytest.importorskip('av')
+  if encoder not in av.codecs_available:
+    pytest.skip(f'this FFmpeg has no {encoder}')
+  monkeypatch.setattr(video, '_ENCODERS', (encoder,))
+  write(tmp_path / 'clip.mp4')
+  with VideoReader(tmp_path / 'clip.mp4') as reader:
+    times = [seconds for seconds, _ in reader.frames()]
+  assert times == pytest.approx(TIMES, abs=1e-3)
 
 
 def test_a_damaged_video_gives_what_comes_before(tmp_path):

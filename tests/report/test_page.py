@@ -4,12 +4,15 @@ import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
+import handmade_prediction
 import numpy as np
 import pytest
+from peak_memory import peak_memory
 
 from embedmask_jax.charts import Line, line_chart, shaded_table, ticks
 from embedmask_jax.metrics.coco import score_results
 from embedmask_jax.report.page import make_page
+from embedmask_jax.report.pictures import side_by_side
 
 CATEGORIES = [{'id': 3, 'name': '<cat> & "co"'}, {'id': 7, 'name': 'dog'}]
 
@@ -100,6 +103,17 @@ def test_nothing_found_and_everything_right(results):
     assert 'No instance is taken for another class.' in text
   else:
     assert 'There are no detections.' in text
+
+
+def test_a_picture_of_many_instances_takes_little_memory():
+  crowd = handmade_prediction.crowded_prediction()
+  entries = crowd.to_coco()
+  found = [-1] * len(entries)
+
+  def draw():
+    side_by_side(crowd.image, entries, entries, {3: 'box'}, found)
+
+  assert peak_memory(draw) < 20e6
 
 
 def test_ticks_are_round():
