@@ -9,8 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from pycocotools import mask as rle
 
 from embedmask_jax.data import scene_drawing, scene_shapes
 from embedmask_jax.errors import UserError
+from embedmask_jax.writing import replaced_folder
 
 CLASS_NAMES = tuple(scene_shapes.SHAPES)
 
@@ -216,13 +215,8 @@ def generate_scenes(
   if not final.is_dir():
     logging.info('drawing %d scenes into %s', num_images, final)
     try:
-      parent.mkdir(parents=True, exist_ok=True)
-      unfinished = Path(tempfile.mkdtemp(prefix=f'.{final.name}-', dir=parent))
-      try:
-        _write(unfinished, parameters, settings)
-        _publish(unfinished, final)
-      finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+      with replaced_folder(final, others_will_do=True) as beside:
+        _write(beside, parameters, settings)
     except OSError as error:
       raise UserError(
         f'cannot write generated scenes into {parent} ({error.strerror}): make room '
@@ -298,13 +292,3 @@ def _write(folder: Path, parameters: dict, settings: SceneSettings) -> None:
     'categories': [{'id': i + 1, 'name': name} for i, name in enumerate(CLASS_NAMES)],
   }
   (folder / 'annotations.json').write_text(json.dumps(content), encoding='utf-8')
-
-
-def _publish(unfinished: Path, final: Path) -> None:
-  """Moves a finished data set to its place, unless another call was first."""
-  unfinished.chmod(0o755)
-  try:
-    os.replace(unfinished, final)
-  except OSError:
-    if not final.is_dir():
-      raise
