@@ -19,7 +19,7 @@ import numpy as np
 from embedmask_jax.errors import UserError
 from embedmask_jax.metrics.ground_truth import read_ground_truth
 from embedmask_jax.metrics.results import read_results
-from embedmask_jax.metrics.score_tables import ScoreTables, make_tables
+from embedmask_jax.metrics.score_tables import ScoreTables, defined_mean, make_tables
 from embedmask_jax.writing import write_json
 
 # None where nothing is defined, as the AP of a class without instances is.
@@ -186,12 +186,6 @@ def _metrics_of(tables: ScoreTables, caps: list[int], names: dict[int, str]) -> 
   for index, category_id in enumerate(tables.category_ids):
     metrics[f'AP/{names[category_id]}'] = defined_mean(overall[:, :, index])
   return {f'{tables.iou_type}/{key}': value for key, value in metrics.items()}
-
-
-def defined_mean(values: np.ndarray) -> float | None:
-  """Mean over what is defined, None without; COCOeval marks the rest with -1."""
-  defined = values[values > -1]
-  return float(defined.mean()) if defined.size else None
 
 
 def _counts(

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from embedmask_jax.charts import Line, bar_chart, line_chart, shaded_table
-from embedmask_jax.metrics.coco import SIZES, Metrics, Scored, defined_mean
-from embedmask_jax.metrics.score_tables import ScoreTables
+from embedmask_jax.metrics.coco import SIZES, Metrics, Scored
+from embedmask_jax.metrics.score_tables import ScoreTables, defined_mean
 from embedmask_jax.report.examples import example_pictures
 from embedmask_jax.report.findings import (
   OperatingPoint,
