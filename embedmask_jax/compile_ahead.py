@@ -27,7 +27,7 @@ from embedmask_jax.programs import TrainPrograms, compile_program
 from embedmask_jax.stored_model import detection_settings
 from embedmask_jax.structures import DATA_AXIS, Batch
 from embedmask_jax.train import set_up
-from embedmask_jax.train_state import create_train_state
+from embedmask_jax.train_state import abstract_state
 
 # (H, W) of the network, then N instances (training) or (H, W) of the originals.
 TrainShape = tuple[tuple[int, int], int]
@@ -60,11 +60,8 @@ def compile_ahead(config: ConfigDict) -> int:
   preset = PRESETS[config.model.preset]
   source = open_train_source(config.data, preset)
   training = set_up(config, len(source.class_names), mesh)
-  state = jax.eval_shape(
-    lambda variables: create_train_state(
-      variables, training.optimizer, has_ema=config.train.ema_decay > 0
-    ),
-    training.variables,
+  state = abstract_state(
+    training.variables, training.optimizer, has_ema=config.train.ema_decay > 0
   )
   programs = TrainPrograms(training.train_step)
   train_shapes = list(shapes_of_training(source, config, training.num_steps))

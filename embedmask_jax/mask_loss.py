@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from embedmask_jax.ops.bits import unpack_bits
+from embedmask_jax.ops.chunks import map_chunks
 from embedmask_jax.ops.lovasz import (
   logit_from_log_probability,
   logit_from_probability,
@@ -87,8 +88,6 @@ def _sample_losses(
   one chunk.
   """
   rows, columns = in_grid.shape
-  count = embedding.shape[0]
-  chunk = min(chunk, count)
 
   def chunk_losses(args: tuple[Array, ...]) -> Array:
     embedding, margin, instance = args
@@ -121,11 +120,4 @@ def _sample_losses(
     zeros = jnp.zeros_like(arrays[0][:, 0])
     return jax.lax.cond(jnp.any(valid), chunk_losses, lambda _: zeros, tuple(arrays))
 
-  def chunked(x: Array) -> Array:
-    padding = [(0, -count % chunk)] + [(0, 0)] * (x.ndim - 1)
-    return jnp.pad(x, padding).reshape(-1, chunk, *x.shape[1:])
-
-  losses = jax.lax.map(
-    map_chunk, tuple(map(chunked, (embedding, margin, instance, valid)))
-  )
-  return losses.reshape(-1)[:count]
+  return map_chunks(map_chunk, (embedding, margin, instance, valid), chunk=chunk)

@@ -19,15 +19,24 @@ from embedmask_jax.presets import Preset
 from embedmask_jax.structures import Array
 
 
+def mask_stride(preset: Preset) -> int:
+  """Network pixels between the cells of the grid of `read_mask`: 4, or 8.
+
+  Args:
+    preset: its `read_out` is used.
+  """
+  return 8 if preset.read_out == 'whole_probability' else 4
+
+
 def mask_pixels(pixel_embedding: Array, valid_size: Array, preset: Preset) -> Array:
-  """Returns the pixel embedding on the grid of `read_mask`: stride 4, or 8.
+  """Returns the pixel embedding on the grid of `read_mask`, of stride `mask_stride`.
 
   Args:
     pixel_embedding: float32 [B, H/8, W/8, D].
     valid_size: int32 [B, 2], network pixels.
     preset: its `read_out` is used.
   """
-  if preset.read_out == 'whole_probability':
+  if mask_stride(preset) == 8:
     return pixel_embedding
   return double_size(pixel_embedding, valid_size // 8)
 
@@ -70,9 +79,10 @@ def resize_weights(
   image_size: Array,
   valid_size: Array,
   original_size: Array,
-  preset: Preset,
+  *,
+  stride: int,
 ) -> tuple[Array, Array]:
-  """Returns the matrices that resize rows and columns of the grid of `read_mask`.
+  """Returns the matrices that resize rows and columns of a grid of masks.
 
   From stride 4 to `ceil(valid size * original size / image size)`; or from stride 8
   with aligned corners 2x, 4x, cut to the image, and from there to the original size.
@@ -81,9 +91,9 @@ def resize_weights(
     grid: (rows, columns) of the grid.
     output_canvas, image_size, valid_size, original_size: see `postprocess.detect`; of
       one image.
-    preset: its `read_out` is used.
+    stride: of the grid, 4 or 8; see `mask_stride`.
   """
-  if preset.read_out == 'whole_probability':
+  if stride == 8:
     product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
     def weights(axis: int) -> Array:

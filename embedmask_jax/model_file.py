@@ -33,7 +33,7 @@ from embedmask_jax.errors import UserError
 from embedmask_jax.folders import local_file
 from embedmask_jax.storage import located
 from embedmask_jax.stored_model import read_variables
-from embedmask_jax.writing import failures_told
+from embedmask_jax.writing import failures_told, replaced_file
 
 SUFFIX = '.npz'
 _METADATA = 'metadata.json'
@@ -117,15 +117,8 @@ def write_model_file(stored: StoredCheckpoint, path: str | os.PathLike) -> None:
   text = np.frombuffer(json.dumps(content).encode(), np.uint8)
   file_content: dict[str, Any] = {_METADATA: text}
   file_content |= {f'variables/{name}': array for name, array in arrays.items()}
-  incomplete = path.with_name(f'.{path.name}')
-  try:
-    with failures_told(path):
-      with open(incomplete, 'wb') as file:
-        np.savez_compressed(file, **file_content)
-      os.replace(incomplete, path)
-  except UserError:
-    incomplete.unlink(missing_ok=True)
-    raise
+  with failures_told(path), replaced_file(path) as beside, open(beside, 'wb') as file:
+    np.savez_compressed(file, **file_content)
 
 
 def _without_paths(metadata: Metadata) -> Metadata:

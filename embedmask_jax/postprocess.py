@@ -14,11 +14,13 @@ from flax import struct
 
 from embedmask_jax.mask_readout import (
   mask_pixels,
+  mask_stride,
   read_mask,
   resize_grid,
   resize_weights,
 )
 from embedmask_jax.ops.boxes import boxes_from_distances, clip_boxes
+from embedmask_jax.ops.chunks import map_chunks
 from embedmask_jax.ops.locations import level_shapes, location_strides, locations
 from embedmask_jax.ops.nms import greedy_nms
 from embedmask_jax.ops.valid_area import location_mask
@@ -253,15 +255,14 @@ def assemble_masks(
   Args: see `detect`; `found` is what `select_proposals` returned.
   """
   pixels = mask_pixels(outputs.pixel_embedding, valid_size, preset)
-  chunk = min(settings.mask_chunk, settings.max_detections)
-  padding = -settings.max_detections % chunk
   threshold = mask_threshold(settings, preset)
+  stride = mask_stride(preset)
 
   def per_image(args: tuple) -> Array:
     pixel, outputs_embedding, outputs_margin, found, *sizes = args
     image, valid, original = sizes
     weights = resize_weights(
-      pixel.shape[:2], output_canvas, image, valid, original, preset
+      pixel.shape[:2], output_canvas, image, valid, original, stride=stride
     )
     inside = _inside(output_canvas, original)
 
@@ -291,13 +292,8 @@ def assemble_masks(
     def chunk_masks(args: tuple[Array, ...]) -> Array:
       return jax.lax.cond(jnp.any(args[-1]), masks_of, no_masks, args)
 
-    def chunked(x: Array) -> Array:
-      x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
-      return x.reshape(-1, chunk, *x.shape[1:])
-
-    parts = tuple(map(chunked, (found.boxes, found.location, found.valid)))
-    packed = jax.lax.map(chunk_masks, parts)
-    return packed.reshape(-1, *packed.shape[2:])[: settings.max_detections]
+    proposals = (found.boxes, found.location, found.valid)
+    return map_chunks(chunk_masks, proposals, chunk=settings.mask_chunk)
 
   images = (
     pixels,

@@ -10,7 +10,8 @@ The work folder gets::
 
 where <step> is the number of updates done. Started again, a run goes on from its
 newest checkpoint, with the batches it would have seen; the same config and seed
-give the same parameters bit for bit (on the same devices and library versions).
+give the same parameters bit for bit (on the same devices and library versions, and
+on GPUs with the flag that docs/scale.md names).
 
 Among several hosts (`hosts.py`) each reads its share of every batch, all write their
 part of a checkpoint, and the first alone logs and evaluates.

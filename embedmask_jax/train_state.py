@@ -54,6 +54,16 @@ def create_train_state(
   )
 
 
+def abstract_state(
+  variables: dict, optimizer: optax.GradientTransformation, *, has_ema: bool
+) -> TrainState:
+  """Returns shapes and dtypes of `create_train_state`, to compile a step with."""
+  return jax.eval_shape(
+    lambda variables: create_train_state(variables, optimizer, has_ema=has_ema),
+    variables,
+  )
+
+
 def keep_finite(before: TrainState, after: TrainState, finite: Array) -> TrainState:
   """Returns `after`, but `before` from the first step on that was not finite.
 

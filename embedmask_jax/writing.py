@@ -1,8 +1,10 @@
-"""Files of results: whole or not at all, and what kept them from being written."""
+"""Results: whole or not at all, and what kept them from being written."""
 
 import contextlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,20 +35,65 @@ def failures_told(path: str | os.PathLike) -> Iterator[None]:
     ) from error
 
 
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+  """Has a file replaced in one go: it is there whole, or as it was before.
+
+  Yields:
+    A place beside it. The file that the code inside writes there is moved to `path`, or
+    removed where that code fails.
+
+  Raises:
+    OSError: it cannot be moved.
+  """
+  beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  try:
+    yield beside
+    os.replace(beside, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      beside.unlink()
+    raise
+
+
+@contextlib.contextmanager
+def replaced_folder(path: Path, *, others_will_do: bool = False) -> Iterator[Path]:
+  """Has a folder filled in one go: it is there whole, or not at all.
+
+  Args:
+    path: the folder, which is not there or empty.
+    others_will_do: whether the folder of another process that was faster is kept, and
+      no error.
+
+  Yields:
+    A new folder beside it, which becomes `path`, or is removed where the code inside
+    fails.
+
+  Raises:
+    OSError: it cannot be made or moved.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
+  try:
+    yield beside
+    beside.chmod(0o755)
+    try:
+      os.replace(beside, path)
+    except OSError:
+      if not (others_will_do and path.is_dir()):
+        raise
+  finally:
+    shutil.rmtree(beside, ignore_errors=True)
+
+
 def replace_text(path: Path, text: str) -> None:
-  """Writes a file in one go: it is there whole, or as it was before.
+  """Writes a file in one go, see `replaced_file`.
 
   Raises:
     OSError: it cannot be written.
   """
-  beside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  try:
+  with replaced_file(path) as beside:
     beside.write_text(text, encoding='utf-8')
-    os.replace(beside, path)
-  except OSError:
-    with contextlib.suppress(OSError):
-      beside.unlink()
-    raise
 
 
 def remove_json(path: Path) -> None:

@@ -31,7 +31,7 @@ OURS = {
   'postprocess': ('mask_readout', 'ops', 'presets', 'structures'),
   'storage': ('errors',),
   'stored_model': ('checkpoint', 'devices', 'models', 'postprocess'),
-  'data': ('data', 'errors', 'ops.locations', 'presets', 'storage'),
+  'data': ('data', 'errors', 'ops.locations', 'presets', 'storage', 'writing'),
   'prepare': (
     *('data', 'errors', 'folders', 'image_files', 'metrics', 'prepare', 'storage'),
     'writing',

@@ -138,7 +138,7 @@ def test_slurm_submits_one_process_per_gpu_and_requeues(tmp_path):
     '--nodes=2',
     '--ntasks-per-node=8',
     '--gpus-per-node=8',
-    '--signal=TERM@120',
+    '--signal=TERM@1800',
     '--requeue',
     '--partition=p',
   ):
@@ -152,6 +152,9 @@ def test_slurm_submits_one_process_per_gpu_and_requeues(tmp_path):
     check=False,
   )
   assert result.returncode == 75
+  # An evaluation is finished before the state is saved, however long it takes.
+  longer = launch('slurm.sh', *RUN, PATH=path, NOTICE='7200', **environment)
+  assert '--signal=TERM@7200' in longer.splitlines()
   # srun does not take it from the job.
   assert '--cpus-per-task=12' in printed.splitlines()
   words = ''.join(f'[{w}]' for w in ['--cpus-per-task=12', 'py', *MODULE, *RUN])
@@ -232,6 +235,11 @@ def test_jobset_is_what_the_cluster_takes():
   [rule] = job['podFailurePolicy']['rules']
   assert rule['onExitCodes']['values'] == [75]
   pod = job['template']['spec']
+  assert pod['terminationGracePeriodSeconds'] == 1800
+  longer = yaml.safe_load(launch(*call, **environment, NOTICE='7200'))
+  [job] = longer['spec']['replicatedJobs']
+  job = job['template']['spec']
+  assert job['template']['spec']['terminationGracePeriodSeconds'] == 7200
   # A pod failure policy is allowed with this one only.
   assert pod['restartPolicy'] == 'Never'
   [container] = pod['containers']

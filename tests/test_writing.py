@@ -8,7 +8,12 @@ import pytest
 
 from embedmask_jax.errors import UserError
 from embedmask_jax.folders import local_file
-from embedmask_jax.writing import failures_told, write_json
+from embedmask_jax.writing import (
+  failures_told,
+  replaced_file,
+  replaced_folder,
+  write_json,
+)
 
 
 def test_json_is_there_whole_or_as_it_was(tmp_path):
@@ -23,6 +28,35 @@ def test_json_is_there_whole_or_as_it_was(tmp_path):
   with pytest.raises(UserError, match=r'folder\.json: cannot be written'):
     write_json(tmp_path / 'folder.json', [])
   assert sorted(path.name for path in tmp_path.iterdir()) == ['a.json', 'folder.json']
+
+
+def test_what_was_begun_does_not_stay(tmp_path):
+  def interrupted(file):
+    file.touch()
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt), replaced_file(tmp_path / 'a') as beside:
+    interrupted(beside)
+  with pytest.raises(KeyboardInterrupt), replaced_folder(tmp_path / 'b') as beside:
+    interrupted(beside / 'file')
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_another_was_faster_with_is_kept_or_an_error(tmp_path):
+  path = tmp_path / 'new' / 'folder'
+
+  def fill(name, **options):
+    with replaced_folder(path, **options) as beside:
+      (beside / name).touch()
+
+  fill('first')
+  fill('second', others_will_do=True)
+  with pytest.raises(OSError, match='not empty'):
+    fill('third')
+  assert [found.name for found in path.iterdir()] == ['first']
+  assert list(path.parent.iterdir()) == [path]
+  # As others see it who share the place.
+  assert path.stat().st_mode & 0o777 == 0o755
 
 
 def test_links_are_followed_and_devices_are_written(tmp_path):

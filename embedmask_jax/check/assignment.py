@@ -19,7 +19,7 @@ from embedmask_jax.data.views import View
 from embedmask_jax.mask_readout import resize_weights
 from embedmask_jax.metrics.results import encode_mask
 from embedmask_jax.ops.locations import location_levels
-from embedmask_jax.presets import PRESETS, Preset
+from embedmask_jax.presets import Preset
 from embedmask_jax.structures import Batch
 from embedmask_jax.targets import LEVEL_RANGES, assign_targets
 
@@ -216,7 +216,6 @@ def _resize_weights(
   valid_size: jax.Array,
   original_size: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  # The one preset whose masks are read off at stride 8 has targets of stride 4 too.
   return resize_weights(
-    grid, canvas, image_size, valid_size, original_size, PRESETS['2021']
+    grid, canvas, image_size, valid_size, original_size, stride=CELL
   )

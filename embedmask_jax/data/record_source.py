@@ -5,8 +5,6 @@ import io
 import json
 import logging
 import os
-import shutil
-import tempfile
 import threading
 import zipfile
 from collections.abc import Sequence
@@ -32,6 +30,7 @@ from embedmask_jax.storage import (
   read_bytes,
   reason,
 )
+from embedmask_jax.writing import replaced_folder
 
 # Beside the records: everything about the data set but images and masks, so that
 # opening it reads no records.
@@ -176,18 +175,8 @@ def _local_copy(folder: epath.Path) -> Path:
     'copying %d MB of records from %s to %s', total // 10**6, folder, copy
   )
   try:
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = tempfile.mkdtemp(prefix=f'.{copy.name}-', dir=copy.parent)
-    try:
-      copy_files(folder, epath.Path(unfinished), names)
-      try:
-        os.rename(unfinished, copy)
-      except OSError:
-        # Another process was faster.
-        if not copy.is_dir():
-          raise
-    finally:
-      shutil.rmtree(unfinished, ignore_errors=True)
+    with replaced_folder(copy, others_will_do=True) as beside:
+      copy_files(folder, epath.Path(beside), names)
   except OSError as error:
     raise UserError(f'{folder} cannot be copied to {copy} ({reason(error)})') from error
   return copy

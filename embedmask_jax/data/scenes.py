@@ -8,9 +8,6 @@ alike for all. Masks are those of the visible parts.
 import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from pycocotools import mask as rle
 from embedmask_jax.data import scene_drawing, scene_shapes
 from embedmask_jax.errors import UserError
 from embedmask_jax.storage import CACHE_VARIABLE, default_folder
+from embedmask_jax.writing import replaced_folder
 
 CLASS_NAMES = tuple(scene_shapes.SHAPES)
 
@@ -188,13 +186,8 @@ def generate_scenes(
   if not final.is_dir():
     logging.info('drawing %d scenes into %s', num_images, final)
     try:
-      parent.mkdir(parents=True, exist_ok=True)
-      unfinished = Path(tempfile.mkdtemp(prefix=f'.{final.name}-', dir=parent))
-      try:
-        _write(unfinished, parameters)
-        _publish(unfinished, final)
-      finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+      with replaced_folder(final, others_will_do=True) as beside:
+        _write(beside, parameters)
     except OSError as error:
       raise UserError(
         f'cannot write generated scenes into {parent} ({error.strerror}): make room '
@@ -260,13 +253,3 @@ def _write(folder: Path, parameters: dict) -> None:
     'categories': [{'id': i + 1, 'name': name} for i, name in enumerate(CLASS_NAMES)],
   }
   (folder / 'annotations.json').write_text(json.dumps(content), encoding='utf-8')
-
-
-def _publish(unfinished: Path, final: Path) -> None:
-  """Moves a finished data set to its place, unless another call was first."""
-  unfinished.chmod(0o755)
-  try:
-    os.replace(unfinished, final)
-  except OSError:
-    if not final.is_dir():
-      raise

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from embedmask_jax.inference import Inference, make_inference
 from embedmask_jax.predict.image_rows import ImageRows
 from embedmask_jax.stored_model import detection_settings, load_model
 from embedmask_jax.structures import Batch
+from embedmask_jax.writing import replaced_folder
 
 
 def export_artifact(
@@ -90,26 +90,19 @@ def export_artifact(
   function = make_function(model, settings, table)
   write = stablehlo.write_stablehlo if kind == 'stablehlo' else onnx_file.write_onnx
   try:
-    # Nothing of it is left to be removed once it has become the output.
-    with tempfile.TemporaryDirectory(
-      prefix=f'.{output.name}-', dir=output.parent, ignore_cleanup_errors=True
-    ) as beside:
-      scratch = Path(beside)
-      names = write(scratch, function, named_weights(variables), input_shapes(table))
+    with replaced_folder(output) as beside:
+      names = write(beside, function, named_weights(variables), input_shapes(table))
       contract = make_contract(
         stored,
         model,
         settings,
         table,
         kind=kind,
-        files=[scratch / name for name in names],
+        files=[beside / name for name in names],
         platforms=stablehlo.PLATFORMS if kind == 'stablehlo' else ('onnxruntime',),
         resize=resize,
       )
-      (scratch / CONTRACT).write_text(json.dumps(contract, indent=2) + '\n')
-      scratch.chmod(0o755)
-      output.rmdir()
-      scratch.rename(output)
+      (beside / CONTRACT).write_text(json.dumps(contract, indent=2) + '\n')
   except OSError as error:
     raise UserError(
       f'--output={output} cannot be written ({error}); make room there, or name a new '

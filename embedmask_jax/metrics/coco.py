@@ -19,14 +19,15 @@ import numpy as np
 from embedmask_jax.errors import UserError
 from embedmask_jax.metrics.ground_truth import read_ground_truth
 from embedmask_jax.metrics.results import read_results
-from embedmask_jax.metrics.score_tables import ScoreTables, make_tables
+from embedmask_jax.metrics.score_tables import ScoreTables, defined_mean, make_tables
 from embedmask_jax.writing import write_json
 
 # None where nothing is defined, as the AP of a class without instances is.
 Metrics = dict[str, float | int | None]
 
 IOU_TYPES = ('segm', 'bbox')
-_SIZES = {'s': 'small', 'm': 'medium', 'l': 'large'}
+# As metrics have them -> as tables do.
+SIZES = {'s': 'small', 'm': 'medium', 'l': 'large'}
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,25 +158,19 @@ def _metrics_of(tables: ScoreTables, caps: list[int], names: dict[int, str]) -> 
   sizes = tables.sizes
   overall = precision[:, :, :, sizes.index('all'), -1]
   metrics = {
-    'AP': _mean(overall),
-    'AP50': _mean(overall[np.isclose(tables.iou_thresholds, 0.5)]),
-    'AP75': _mean(overall[np.isclose(tables.iou_thresholds, 0.75)]),
+    'AP': defined_mean(overall),
+    'AP50': defined_mean(overall[np.isclose(tables.iou_thresholds, 0.5)]),
+    'AP75': defined_mean(overall[np.isclose(tables.iou_thresholds, 0.75)]),
   }
-  for letter, size in _SIZES.items():
-    metrics[f'AP{letter}'] = _mean(precision[:, :, :, sizes.index(size), -1])
+  for letter, size in SIZES.items():
+    metrics[f'AP{letter}'] = defined_mean(precision[:, :, :, sizes.index(size), -1])
   for index, cap in enumerate(caps):
-    metrics[f'AR{cap}'] = _mean(recall[:, :, sizes.index('all'), index])
-  for letter, size in _SIZES.items():
-    metrics[f'AR{letter}'] = _mean(recall[:, :, sizes.index(size), -1])
+    metrics[f'AR{cap}'] = defined_mean(recall[:, :, sizes.index('all'), index])
+  for letter, size in SIZES.items():
+    metrics[f'AR{letter}'] = defined_mean(recall[:, :, sizes.index(size), -1])
   for index, category_id in enumerate(tables.category_ids):
-    metrics[f'AP/{names[category_id]}'] = _mean(overall[:, :, index])
+    metrics[f'AP/{names[category_id]}'] = defined_mean(overall[:, :, index])
   return {f'{tables.iou_type}/{key}': value for key, value in metrics.items()}
-
-
-def _mean(values: np.ndarray) -> float | None:
-  """Mean over what is defined; COCOeval marks the rest with -1."""
-  defined = values[values > -1]
-  return float(defined.mean()) if defined.size else None
 
 
 def _counts(

@@ -35,6 +35,12 @@ class ScoreTables:
   sizes: list[str]
 
 
+def defined_mean(values: np.ndarray) -> float | None:
+  """Mean over what is defined, None without; COCOeval marks the rest with -1."""
+  defined = values[values > -1]
+  return float(defined.mean()) if defined.size else None
+
+
 def make_tables(
   truth: dict, detections: list[dict], iou_type: str, caps: list[int]
 ) -> ScoreTables:

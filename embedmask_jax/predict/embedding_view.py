@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from embedmask_jax.mask_readout import mask_pixels, resize_grid, resize_weights
+from embedmask_jax.mask_readout import (
+  mask_pixels,
+  mask_stride,
+  resize_grid,
+  resize_weights,
+)
 from embedmask_jax.ops.masks import OUTSIDE_LOG_PROBABILITY, mask_log_probability
 from embedmask_jax.presets import Preset
 from embedmask_jax.structures import Array
@@ -132,8 +137,9 @@ def _log_probability(
   )
   is_log = preset.read_out == 'log_probability'
   original_size = jnp.asarray(size)
+  stride = mask_stride(preset)
   weights = resize_weights(
-    pixels.shape[:2], size, image_size, valid_size, original_size, preset
+    pixels.shape[:2], size, image_size, valid_size, original_size, stride=stride
   )
   [resized] = resize_grid(log_p if is_log else jnp.exp(log_p), *weights)
   if not is_log:
@@ -152,8 +158,9 @@ def _resized(
 ) -> Array:
   """Brings [rows, columns, 3] at stride 8 to [*size, 3] by way of the masks' grid."""
   [pixels] = mask_pixels(components[None], valid_size[None], preset)
+  stride = mask_stride(preset)
   weights = resize_weights(
-    pixels.shape[:2], size, image_size, valid_size, jnp.asarray(size), preset
+    pixels.shape[:2], size, image_size, valid_size, jnp.asarray(size), stride=stride
   )
   resized = resize_grid(jnp.moveaxis(pixels, -1, 0), *weights)
   return jnp.moveaxis(resized, 0, -1)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from embedmask_jax.charts import Line, bar_chart, line_chart, shaded_table
-from embedmask_jax.metrics.coco import Metrics, Scored
-from embedmask_jax.metrics.score_tables import ScoreTables
+from embedmask_jax.metrics.coco import SIZES, Metrics, Scored
+from embedmask_jax.metrics.score_tables import ScoreTables, defined_mean
 from embedmask_jax.report.examples import example_pictures
 from embedmask_jax.report.findings import (
   OperatingPoint,
@@ -19,7 +19,6 @@ from embedmask_jax.report.findings import (
 from embedmask_jax.report.matching import MATCH_IOU, ImageMatches, match_images
 
 _TYPE_NAMES = {'segm': 'mask', 'bbox': 'box'}
-_SIZE_NAMES = {'s': 'small', 'm': 'medium', 'l': 'large'}
 # Classes with curves of their own.
 _MOST_CURVES = 10
 
@@ -148,7 +147,7 @@ def _curves(scored: Scored, main: str) -> str:
   which = 'of each class' if len(chosen) == len(order) else 'of the commonest classes'
   charts.append(line_chart(per_class, title=f'{which}, IoU 0.5', **axes))
   sizes = []
-  for size in _SIZE_NAMES.values():
+  for size in SIZES.values():
     precision = _precision(tables, 0.5, size)
     defined = (precision > -1).any(axis=0)
     if defined.any():
@@ -179,20 +178,24 @@ def _class_table(scored: Scored, main: str) -> str:
   for c, count in enumerate(_instance_counts(scored)):
     everywhere = tables.precision[:, :, c, :, -1]
     by_size = [
-      _mean(everywhere[:, :, tables.sizes.index(size)]) for size in _SIZE_NAMES.values()
+      defined_mean(everywhere[:, :, tables.sizes.index(size)])
+      for size in SIZES.values()
     ]
     overall = everywhere[:, :, tables.sizes.index('all')]
-    at = [_mean(overall[np.isclose(tables.iou_thresholds, iou)]) for iou in (0.5, 0.75)]
-    recall = _mean(tables.recall[:, c, tables.sizes.index('all'), -1])
+    at = [
+      defined_mean(overall[np.isclose(tables.iou_thresholds, iou)])
+      for iou in (0.5, 0.75)
+    ]
+    recall = defined_mean(tables.recall[:, c, tables.sizes.index('all'), -1])
     rows.append(
       [
         scored.class_names[tables.category_ids[c]],
         str(count),
-        *map(_value, (_mean(overall), *at, *by_size, recall)),
+        *map(_value, (defined_mean(overall), *at, *by_size, recall)),
       ]
     )
   header = ['class', 'instances', 'AP', 'AP50', 'AP75']
-  header += [f'AP {size}' for size in _SIZE_NAMES.values()]
+  header += [f'AP {size}' for size in SIZES.values()]
   note = (
     f'<p>Of {_TYPE_NAMES[main]}s. Small is below 32² pixels, large above 96². n/a: no '
     'such instance.</p>'
@@ -261,11 +264,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   lines = [''.join(f'<th>{escape(cell)}</th>' for cell in header)]
   lines += [''.join(f'<td>{escape(cell)}</td>' for cell in row) for row in rows]
   return f'<table>{"".join(f"<tr>{line}</tr>" for line in lines)}</table>'
-
-
-def _mean(values: np.ndarray) -> float | None:
-  defined = values[values > -1]
-  return float(defined.mean()) if defined.size else None
 
 
 def _value(value: float | int | None) -> str:

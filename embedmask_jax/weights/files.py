@@ -4,7 +4,6 @@ A pickle can name any Python function and have it called while it is loaded. The
 readers here admit only what arrays are made of.
 """
 
-import contextlib
 import io
 import os
 import pickle
@@ -16,6 +15,7 @@ import numpy as np
 
 from embedmask_jax.errors import UserError
 from embedmask_jax.storage import reason
+from embedmask_jax.writing import replaced_file
 
 _TORCH_SUFFIXES = ('.pth', '.pt')
 _PICKLE_SUFFIX = '.pkl'
@@ -95,14 +95,12 @@ def write_torch(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
     raise UserError(f'{path}: the name of a PyTorch file must end in .pth')
   torch = _torch(path)
   tensors = {name: torch.from_numpy(np.array(v)) for name, v in state_dict.items()}
-  part = path.with_name(f'{path.name}.part')
   try:
-    torch.save({'model': tensors}, part)
-    part.replace(path)
+    # PyTorch would write the name of a file that it opens itself into it.
+    with replaced_file(path) as beside, open(beside, 'wb') as file:
+      torch.save({'model': tensors}, file)
   # PyTorch says by a RuntimeError that a disk is full.
   except (OSError, RuntimeError) as error:
-    with contextlib.suppress(OSError):
-      part.unlink()
     raise UserError(
       f'{path}: cannot be written ({reason(error)}); make room there, or name another '
       'file'

@@ -25,7 +25,7 @@ from embedmask_jax.postprocess import DetectionSettings
 from embedmask_jax.programs import memory_of
 from embedmask_jax.structures import DATA_AXIS
 from embedmask_jax.train import set_up
-from embedmask_jax.train_state import create_train_state
+from embedmask_jax.train_state import abstract_state
 
 # Low enough for these weights to fill all 100 places.
 SETTINGS = DetectionSettings(score_threshold=0.01)
@@ -37,9 +37,8 @@ def training_bytes(preset: str, batch: Any) -> int:
   config = importlib.import_module(f'configs.coco_{preset}_r50_1x').get_config()
   mesh = data_mesh(1)
   training = set_up(config, NUM_CLASSES, mesh)
-  state = jax.eval_shape(
-    lambda variables: create_train_state(variables, training.optimizer),
-    training.variables,
+  state = abstract_state(
+    training.variables, training.optimizer, has_ema=config.train.ema_decay > 0
   )
   step = training.train_step.lower(placed(mesh, state), placed(mesh, batch, DATA_AXIS))
   memory = memory_of(step.compile())

@@ -7,7 +7,8 @@
 #
 # CLAIM is a volume claim that many pods may write to, mounted at /shared in each. The
 # cluster needs JobSet 0.6 or newer. A pod that exits with 75 (preempted, its state
-# saved) restarts the set without using up MAX_RESTARTS (default 10).
+# saved) restarts the set without using up MAX_RESTARTS (default 10). It has NOTICE seconds
+# (1800) for that, which must be more than an evaluation takes: that is finished first.
 
 here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=experiments/launch/step.sh
@@ -49,7 +50,7 @@ spec:
         template:
           spec:
             restartPolicy: Never
-            terminationGracePeriodSeconds: 120
+            terminationGracePeriodSeconds: ${NOTICE:-1800}
             nodeSelector:
               cloud.google.com/gke-tpu-accelerator: $ACCELERATOR
               cloud.google.com/gke-tpu-topology: $TOPOLOGY

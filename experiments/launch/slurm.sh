@@ -4,8 +4,10 @@
 #   NODES=2 GPUS_PER_NODE=8 slurm.sh [--dry-run] --config=... --workdir=...
 #
 # Also TIME (default 24:00:00), CPUS_PER_TASK (12), PARTITION, ACCOUNT, PYTHON. The work
-# folder must be on a shared file system. Two minutes before its time is over, or when
-# it is preempted, the job saves, exits with 75 and is put back into the queue.
+# folder must be on a shared file system. NOTICE seconds (1800) before its time is over, or
+# when it is preempted, the job is told to save, exits with 75 and is put back into the
+# queue. NOTICE must be more than an evaluation takes, which is finished first, and TIME
+# much more than NOTICE.
 
 here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=experiments/launch/step.sh
@@ -16,8 +18,8 @@ cores=${CPUS_PER_TASK:-12}
 options=(
   --job-name=embedmask "--nodes=$NODES" "--ntasks-per-node=$GPUS_PER_NODE"
   "--gpus-per-node=$GPUS_PER_NODE" "--cpus-per-task=$cores"
-  "--time=${TIME:-24:00:00}" --signal=TERM@120 --requeue --open-mode=append
-  --output=embedmask-%j.log
+  "--time=${TIME:-24:00:00}" "--signal=TERM@${NOTICE:-1800}" --requeue
+  --open-mode=append --output=embedmask-%j.log
 )
 [[ -z ${PARTITION:-} ]] || options+=("--partition=$PARTITION")
 [[ -z ${ACCOUNT:-} ]] || options+=("--account=$ACCOUNT")

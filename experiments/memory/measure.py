@@ -30,7 +30,7 @@ from embedmask_jax.programs import memory_of
 from embedmask_jax.structures import DATA_AXIS, Batch, HeadOutputs
 from embedmask_jax.targets import assign_targets
 from embedmask_jax.train import set_up
-from embedmask_jax.train_state import create_train_state
+from embedmask_jax.train_state import abstract_state
 
 CANVAS = (800, 1344)
 INSTANCES = 32
@@ -67,9 +67,8 @@ def compile_step(case: Case, images: int) -> jax.stages.Compiled:
   config.update_from_flattened_dict(case.fields)
   mesh = data_mesh(1)
   training = set_up(config, NUM_CLASSES, mesh)
-  state = jax.eval_shape(
-    lambda variables: create_train_state(variables, training.optimizer),
-    training.variables,
+  state = abstract_state(
+    training.variables, training.optimizer, has_ema=config.train.ema_decay > 0
   )
   batch = Batch(**empty_batch(images, CANVAS, INSTANCES))
   step: Any = training.train_step

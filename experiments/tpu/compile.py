@@ -38,7 +38,7 @@ from embedmask_jax.programs import compile_program, memory_of
 from embedmask_jax.stored_model import detection_settings
 from embedmask_jax.structures import DATA_AXIS, Batch
 from embedmask_jax.train import set_up
-from embedmask_jax.train_state import create_train_state
+from embedmask_jax.train_state import abstract_state
 
 CANVAS = (800, 1344)
 OUTPUT_CANVAS = (640, 640)
@@ -58,9 +58,8 @@ def compile_programs(
 ) -> Iterator[tuple[str, jax.stages.Compiled]]:
   """Inference and the training step of `config`, or one of them, for `mesh`."""
   training = set_up(config, NUM_CLASSES, mesh)
-  state = jax.eval_shape(
-    lambda variables: create_train_state(variables, training.optimizer),
-    training.variables,
+  state = abstract_state(
+    training.variables, training.optimizer, has_ema=config.train.ema_decay > 0
   )
   batch = Batch(**empty_batch(images_per_chip * mesh.size, CANVAS, instances))
   state, batch = placed(mesh, state), placed(mesh, batch, DATA_AXIS)
