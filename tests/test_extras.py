@@ -16,7 +16,6 @@ from built_wheel import ROOT, built_wheel, run
 SCRIPTS = {path.stem: path for path in (ROOT / 'tests' / 'extras').glob('*.py')}
 NOT_TRIED = {
   'cuda': 'wants a GPU',
-  'tpu': 'experiments/tpu/compile.py does it by hand; to run anything wants a TPU',
   'test': 'the tests run with it',
 }
 # Not unless they are named: EXTRAS=torch
