@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import time
 from importlib.metadata import version
@@ -24,6 +25,11 @@ _MAPS = Path('/proc/self/maps')
 # Linux lets a process have 65530 memory maps. A compiled program takes tens of them,
 # and where there are no more, compiling crashes.
 _MANY_MAPS = 25_000
+
+
+def pytest_configure():
+  """Has Ctrl-C interrupt, also where the tests are a background job of a shell."""
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

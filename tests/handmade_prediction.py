@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from embedmask_jax.predict.mask_windows import MaskWindow, window_of
+from embedmask_jax.data.mask_windows import MaskWindow, window_of
 from embedmask_jax.predict.prediction import Prediction
 
 SIZE = (40, 60)

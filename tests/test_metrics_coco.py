@@ -11,12 +11,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from shared_data import SHARED
 
+from embedmask_jax.data.masks import encode_mask
 from embedmask_jax.errors import UserError
 from embedmask_jax.metrics import coco
 from embedmask_jax.metrics.coco import evaluate_results, format_table
 from embedmask_jax.metrics.results import (
   detections_to_results,
-  encode_mask,
   ground_truth_as_results,
   unpack_masks,
 )
@@ -453,6 +453,29 @@ def test_detections_become_results():
     assert result['segmentation']['size'] == [21, 37]
     decoded = rle.decode(result['segmentation'])
     np.testing.assert_array_equal(decoded, mask[:21, :37])
+
+
+@pytest.mark.parametrize('size', [(21, 37), (16, 24), (1, 5), (9, 1), (32, 48)])
+def test_masks_of_results_are_those_of_the_whole_image(size):
+  rng = np.random.default_rng(0)
+  masks = rng.random((8, 32, 48)) < np.linspace(0, 1, 8)[:, None, None]
+  masks[2, :, 7:] = masks[3, 5:] = masks[4, :9] = masks[5, :, :20] = False
+  masks[:, size[0] :] = masks[:, :, size[1] :] = False
+  assert not masks[0].any()
+  assert masks[-1, : size[0], : size[1]].all()
+  packed = np.packbits(masks, axis=-1)
+  results = detections_to_results(
+    boxes=np.zeros((8, 4), np.float32),
+    scores=np.zeros(8, np.float32),
+    labels=np.zeros(8, np.int32),
+    masks=packed,
+    valid=np.ones(8, bool),
+    original_size=np.asarray(size, np.int32),
+    image_id=1,
+    category_ids=(3,),
+  )
+  expected = [encode_mask(unpack_masks(mask, size)) for mask in packed]
+  assert [result['segmentation'] for result in results] == expected
 
 
 def test_masks_unpack_to_the_image():

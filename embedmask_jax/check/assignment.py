@@ -12,12 +12,11 @@ from tqdm import tqdm
 
 from embedmask_jax.data.eval_plan import EvalPlan
 from embedmask_jax.data.image_source import ImageRecord, ImageSource
-from embedmask_jax.data.masks import CELL, decode_mask
+from embedmask_jax.data.masks import CELL, decode_mask, encode_mask
 from embedmask_jax.data.sampler import pad_to_ladder
 from embedmask_jax.data.transforms import empty_batch, fill_instances
 from embedmask_jax.data.views import View
 from embedmask_jax.mask_readout import resize_weights
-from embedmask_jax.metrics.results import encode_mask
 from embedmask_jax.ops.locations import location_levels
 from embedmask_jax.presets import Preset
 from embedmask_jax.structures import Batch

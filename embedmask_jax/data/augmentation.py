@@ -4,6 +4,7 @@ What is drawn for an image depends on the seed, the epoch and the image's id alo
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,10 +13,37 @@ from embedmask_jax.data.draws import Stream, draw_bits, draw_uniform
 from embedmask_jax.data.transforms import show_boxes
 from embedmask_jax.data.views import Paste, View, resize_sizes
 from embedmask_jax.errors import UserError
-from embedmask_jax.presets import Preset
+from embedmask_jax.presets import PRESETS, Preset
 
 # Of an instance of an image that is pasted from.
 _CHOICE_PROBABILITY = 0.5
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+  """What is drawn for an image in training.
+
+  Attributes:
+    short_sides: network pixels; one is drawn for each image.
+    long_side: network pixels, upper bound.
+    flip_probability: of mirroring.
+    crop_size: (height, width) of a random cut of the resized image; () for none.
+    scale_jitter: (low, high), between which a factor of the resized size is drawn
+      uniformly for each image; () for none. (0.1, 2) is the large-scale jitter of
+      Ghiasi et al. (arXiv 2012.07177).
+    copy_paste_probability: of laying a random half of the instances of another
+      image, drawn from all that have some and shown in its own way, over an image
+      (the same paper's simple copy-paste, without blending).
+    preset: for sizes, and what a view means.
+  """
+
+  short_sides: Sequence[int]
+  long_side: int
+  flip_probability: float
+  crop_size: Sequence[int] = ()
+  scale_jitter: Sequence[float] = ()
+  copy_paste_probability: float = 0.0
+  preset: Preset = PRESETS['2021']
 
 
 class Augmentation:
@@ -34,47 +62,40 @@ class Augmentation:
     boxes: np.ndarray,
     instance_counts: np.ndarray,
     seed: int,
-    short_sides: Sequence[int],
-    long_side: int,
-    flip_probability: float,
-    crop_size: Sequence[int],
-    scale_jitter: Sequence[float],
-    copy_paste_probability: float,
-    preset: Preset,
+    settings: AugmentationSettings,
   ):
-    """Takes the arguments of `TrainPlan`.
+    """Takes the data set and the seed as `TrainPlan` does.
 
     Raises:
       UserError: there is nothing to copy from.
     """
-    self._preset = preset
     self._image_ids = np.asarray(image_ids, np.int64)
     self._original_sizes = np.asarray(sizes)
     self._boxes = boxes
     self._counts = np.asarray(instance_counts)
     self._first_box = np.concatenate([[0], np.cumsum(self._counts)])
     self._seed = seed
-    self._flip_probability = flip_probability
-    self._crop = tuple(crop_size)
-    self._jitter = tuple(scale_jitter)
-    self._paste_probability = copy_paste_probability
+    self._settings = settings
     # [short side, image, 2].
     self._resized = np.stack(
       [
-        resize_sizes(sizes, side, long_side, rounds=preset.rounds_sizes)
-        for side in short_sides
+        resize_sizes(
+          sizes, side, settings.long_side, rounds=settings.preset.rounds_sizes
+        )
+        for side in settings.short_sides
       ]
     )
     largest = self._resized.reshape(-1, 2)
-    if self._jitter:
-      largest = _scale(largest, np.full(len(largest), self._jitter[1]))
+    if settings.scale_jitter:
+      largest = _scale(largest, np.full(len(largest), settings.scale_jitter[1]))
     self.largest_sizes = self._cut(largest)
     # Images with instances, by id.
     order = np.argsort(self._image_ids)
     self._donors = order[self._counts[order] > 0]
-    if copy_paste_probability and len(self._donors) < 2:
+    probability = settings.copy_paste_probability
+    if probability and len(self._donors) < 2:
       raise UserError(
-        f'data.copy_paste_probability is {copy_paste_probability}, but there are '
+        f'data.copy_paste_probability is {probability}, but there are '
         f'{len(self._donors)} images with instances; it takes 2, or set it to 0'
       )
 
@@ -87,7 +108,7 @@ class Augmentation:
   ) -> list[View]:
     """How n images are shown on a canvas."""
     resized = self._resize(self._seed, epochs, indices)
-    is_crop = bool(self._crop)
+    is_crop = bool(self._settings.crop_size)
     return self._views(
       self._seed, epochs, indices, resized, self._cut(resized), canvas, is_crop
     )
@@ -96,10 +117,10 @@ class Augmentation:
     self, epochs: np.ndarray, indices: np.ndarray, views: Sequence[View]
   ) -> list[Paste | None]:
     """What is pasted onto n images that are shown as `views` say."""
-    if not self._paste_probability:
+    if not self._settings.copy_paste_probability:
       return [None] * len(views)
     is_pasted = self._draw(self._seed, Stream.PASTE, epochs, indices)
-    is_pasted = is_pasted < self._paste_probability
+    is_pasted = is_pasted < self._settings.copy_paste_probability
     return [
       self._paste(epochs[i : i + 1], indices[i : i + 1], view) if is_pasted[i] else None
       for i, view in enumerate(views)
@@ -153,13 +174,14 @@ class Augmentation:
     is_crop: bool,
   ) -> list[View]:
     """Views of n resized images, of which windows of the size `shown` are seen."""
-    is_flipped = self._draw(seed, Stream.FLIP, epochs, indices) < self._flip_probability
+    is_flipped = self._draw(seed, Stream.FLIP, epochs, indices)
+    is_flipped = is_flipped < self._settings.flip_probability
     room = resized - shown + 1
     top = self._draw(seed, Stream.CROP_TOP, epochs, indices) * room[:, 0]
     left = self._draw(seed, Stream.CROP_LEFT, epochs, indices) * room[:, 1]
     windows = np.stack([top.astype(np.int64), left.astype(np.int64), *shown.T], axis=1)
     return [
-      View(tuple(size), flip, tuple(window), canvas, is_crop, self._preset)
+      View(tuple(size), flip, tuple(window), canvas, is_crop, self._settings.preset)
       for size, flip, window in zip(
         resized.tolist(), is_flipped.tolist(), windows.tolist(), strict=True
       )
@@ -169,14 +191,15 @@ class Augmentation:
     """Returns int32 [n, 2], the sizes that n images are resized to."""
     drawn = self._draw(seed, Stream.SCALE, epochs, indices)
     resized = self._resized[(drawn * len(self._resized)).astype(np.int64), indices]
-    if not self._jitter:
+    if not self._settings.scale_jitter:
       return resized
-    low, high = self._jitter
+    low, high = self._settings.scale_jitter
     drawn = self._draw(seed, Stream.JITTER, epochs, indices)
     return _scale(resized, low + drawn * (high - low))
 
   def _cut(self, sizes: np.ndarray) -> np.ndarray:
-    return np.minimum(sizes, self._crop).astype(np.int32) if self._crop else sizes
+    crop = self._settings.crop_size
+    return np.minimum(sizes, crop).astype(np.int32) if crop else sizes
 
   def _draw(
     self, seed: int, stream: Stream, epochs: np.ndarray, indices: np.ndarray

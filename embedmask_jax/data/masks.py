@@ -69,6 +69,12 @@ def decode_mask(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray
   return np.asarray(coco_mask.decode([runs])[..., 0], bool)
 
 
+def encode_mask(mask: np.ndarray) -> dict:
+  """Compresses a bool [h, w] mask to RLE {'size': [h, w], 'counts': str}."""
+  encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+  return {'size': list(mask.shape), 'counts': encoded['counts'].decode('ascii')}
+
+
 class PackedMasks(NamedTuple):
   """Masks of n instances, zero outside the image.
 

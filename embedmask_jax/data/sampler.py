@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from embedmask_jax.data.augmentation import Augmentation
+from embedmask_jax.data.augmentation import Augmentation, AugmentationSettings
 from embedmask_jax.data.canvases import (
   Canvas,
   choose_canvases,
@@ -24,7 +24,6 @@ from embedmask_jax.data.canvases import (
 )
 from embedmask_jax.data.draws import Stream, draw_bits
 from embedmask_jax.data.views import Paste, View, round_up
-from embedmask_jax.presets import PRESETS, Preset
 
 # A block of the stream is computed at once: as many epochs as make this many images.
 _BLOCK = 4096
@@ -98,15 +97,9 @@ class TrainPlan:
     instance_counts: np.ndarray,
     seed: int,
     batch_size: int,
-    short_sides: Sequence[int],
-    long_side: int,
-    flip_probability: float,
-    crop_size: Sequence[int] = (),
-    scale_jitter: Sequence[float] = (),
-    copy_paste_probability: float = 0.0,
     canvases: Sequence[Canvas] = (),
     instance_ladder: Sequence[int],
-    preset: Preset = PRESETS['2021'],
+    **augmentation: Any,
   ):
     """Decides everything that does not depend on the step.
 
@@ -118,20 +111,10 @@ class TrainPlan:
       instance_counts: int32 [n].
       seed: from 0 up.
       batch_size: images of a batch, over all processes.
-      short_sides: network pixels; one is drawn for each image.
-      long_side: network pixels, upper bound.
-      flip_probability: of mirroring.
-      crop_size: (height, width) of a random cut of the resized image; () for none.
-      scale_jitter: (low, high), between which a factor of the resized size is drawn
-        uniformly for each image; () for none. (0.1, 2) is the large-scale jitter of
-        Ghiasi et al. (arXiv 2012.07177).
-      copy_paste_probability: of laying a random half of the instances of another
-        image, drawn from all that have some and shown in its own way, over an image
-        (the same paper's simple copy-paste, without blending).
       canvases: (height, width), multiples of 32; () for derived ones. Images that fit
         none get another.
       instance_ladder: ascending values that the instances of a batch are padded to.
-      preset: for sizes, and what a view means.
+      **augmentation: the attributes of `AugmentationSettings`.
 
     Raises:
       UserError: fewer than two images have instances to copy.
@@ -140,23 +123,19 @@ class TrainPlan:
     self._seed = seed
     self._batch_size = batch_size
     self._ladder = tuple(instance_ladder)
+    settings = AugmentationSettings(**augmentation)
     self._augmentation = Augmentation(
       image_ids=image_ids,
       sizes=sizes,
       boxes=boxes,
       instance_counts=instance_counts,
       seed=seed,
-      short_sides=short_sides,
-      long_side=long_side,
-      flip_probability=flip_probability,
-      crop_size=crop_size,
-      scale_jitter=scale_jitter,
-      copy_paste_probability=copy_paste_probability,
-      preset=preset,
+      settings=settings,
     )
-    if not canvases and crop_size:
-      canvases = [(round_up(crop_size[0]), round_up(crop_size[1]))]
-    canvases = canvases or derive_canvases(short_sides, long_side)
+    if not canvases and settings.crop_size:
+      height, width = settings.crop_size
+      canvases = [(round_up(height), round_up(width))]
+    canvases = canvases or derive_canvases(settings.short_sides, settings.long_side)
     self.canvases = complete_canvases(canvases, self._augmentation.largest_sizes)
 
     self._epochs_per_block = max(1, _BLOCK // len(self._image_ids))

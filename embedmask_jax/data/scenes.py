@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from embedmask_jax.data import scene_drawing, scene_shapes
+from embedmask_jax.data.masks import encode_mask
 from embedmask_jax.errors import UserError
 from embedmask_jax.storage import CACHE_VARIABLE, default_folder
 from embedmask_jax.writing import replaced_folder
@@ -231,18 +232,15 @@ def _write(folder: Path, parameters: dict) -> None:
       {'id': k + 1, 'file_name': name, 'height': image_size, 'width': image_size}
     )
     for mask, label in zip(scene.masks, scene.labels, strict=True):
-      encoded = rle.encode(np.asfortranarray(mask, np.uint8))
+      segmentation = encode_mask(mask)
       annotations.append(
         {
           'id': len(annotations) + 1,
           'image_id': k + 1,
           'category_id': label + 1,
-          'segmentation': {
-            'size': [image_size, image_size],
-            'counts': encoded['counts'].decode('ascii'),
-          },
-          'bbox': rle.toBbox(encoded).tolist(),
-          'area': int(rle.area(encoded)),
+          'segmentation': segmentation,
+          'bbox': rle.toBbox(segmentation).tolist(),
+          'area': int(rle.area(segmentation)),
           'iscrowd': 0,
         }
       )

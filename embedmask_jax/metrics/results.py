@@ -9,6 +9,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from embedmask_jax.data.coco_json import is_number
+from embedmask_jax.data.mask_windows import encode_window, unpack_window
 from embedmask_jax.errors import UserError
 from embedmask_jax.metrics.ground_truth import (
   check_box,
@@ -31,12 +32,6 @@ def unpack_masks(masks: np.ndarray, original_size: Sequence[int]) -> np.ndarray:
   """
   height, width = (int(side) for side in original_size)
   return np.unpackbits(masks[..., :height, :], axis=-1, count=width).astype(bool)
-
-
-def encode_mask(mask: np.ndarray) -> dict:
-  """Compresses a bool [h, w] mask to RLE {'size': [h, w], 'counts': str}."""
-  encoded = rle.encode(np.asfortranarray(mask, np.uint8))
-  return {'size': list(mask.shape), 'counts': encoded['counts'].decode('ascii')}
 
 
 def detections_to_results(
@@ -69,6 +64,7 @@ def detections_to_results(
     [x, y, width, height] with width = x2 - x1 + extent, score, and segmentation as
     compressed RLE. A mask without a pixel is kept: its box still counts.
   """
+  size = int(original_size[0]), int(original_size[1])
   results = []
   for i in np.flatnonzero(valid):
     x1, y1, x2, y2 = (float(side) for side in boxes[i])
@@ -79,7 +75,7 @@ def detections_to_results(
         'category_id': int(category_ids[labels[i]]),
         'bbox': [round(side, 3) for side in (x1, y1, width, height)],
         'score': float(scores[i]),
-        'segmentation': encode_mask(unpack_masks(masks[i], original_size)),
+        'segmentation': encode_window(unpack_window(masks[i], size), size),
       }
     )
   return results

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embedmask_jax.predict.mask_windows import MaskWindow, union
+from embedmask_jax.data.mask_windows import MaskWindow, union
 from embedmask_jax.predict.tiles import Tile
 
 # IoU of masks, in the shared region, from which two findings are one object.

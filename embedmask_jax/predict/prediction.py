@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from embedmask_jax.data.mask_windows import MaskWindow, encode_window
 from embedmask_jax.errors import UserError
-from embedmask_jax.predict.mask_windows import MaskWindow, encode_window
 from embedmask_jax.predict.polygons import Polygon, mask_polygons
 from embedmask_jax.visualize import LazyMasks, draw_detections
 

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from embedmask_jax.checkpoint import StoredCheckpoint
+from embedmask_jax.data.mask_windows import unpack_window
 from embedmask_jax.data.transforms import empty_batch
 from embedmask_jax.devices import data_mesh
 from embedmask_jax.errors import UserError
@@ -17,7 +18,6 @@ from embedmask_jax.image_files import read_image
 from embedmask_jax.inference import make_inference
 from embedmask_jax.model_file import open_model
 from embedmask_jax.predict.image_rows import ImageRows
-from embedmask_jax.predict.mask_windows import unpack_window
 from embedmask_jax.predict.merging import TileFindings, merge_tiles
 from embedmask_jax.predict.prediction import Prediction
 from embedmask_jax.predict.stages import PreparedImage, RawImage, RawTile

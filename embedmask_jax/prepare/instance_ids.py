@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from embedmask_jax.data.masks import encode_mask
 from embedmask_jax.errors import UserError
-from embedmask_jax.metrics.results import encode_mask
 from embedmask_jax.prepare.image_folder import (
   ImageFolder,
   check_label_size,

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from embedmask_jax.data.masks import encode_mask
 from embedmask_jax.errors import UserError, shorten
 from embedmask_jax.metrics.ground_truth import encode_segmentation
-from embedmask_jax.metrics.results import encode_mask
 from embedmask_jax.prepare.image_folder import (
   ImageFolder,
   existing_folder,

@@ -5,8 +5,8 @@ The masks of IMAGES/name.jpg lie in LABELS/name/ or LABELS/name/masks/.
 
 from pathlib import Path
 
+from embedmask_jax.data.masks import encode_mask
 from embedmask_jax.image_files import is_hidden
-from embedmask_jax.metrics.results import encode_mask
 from embedmask_jax.prepare.image_folder import (
   LABEL_SUFFIXES,
   ImageFolder,

@@ -19,7 +19,7 @@ from embedmask_jax.weights.architecture import (
   msra_settings,
   name_of,
 )
-from embedmask_jax.weights.authors import Sizes, tower_depth
+from embedmask_jax.weights.authors import Sizes, channels_in, depth_in, tower_depth
 from embedmask_jax.weights.places import (
   Place,
   conv_places,
@@ -227,27 +227,18 @@ def export_adelaidet(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _sizes_of_state_dict(tensors: Mapping[str, Any]) -> Sizes:
-  def channels(key: str, default: int) -> int:
-    shape = np.shape(tensors.get(key, 0))
-    return shape[0] if shape else default
-
-  renumbered = []
-  for name in tensors:
-    if match := re.match(_BLOCK, name):
-      renumbered.append(f'{int(match[1]) - 1}.{match[2]}')
-  towers = (re.match(_TOWER, name) for name in tensors)
   return Sizes(
     backbone=Backbone(
-      blocks=count_blocks(renumbered, r'(\d)\.(\d+)'),
+      blocks=count_blocks(tensors, _BLOCK, first_stage=2),
       bottleneck=any(re.match(_BLOCK + 'conv3', name) for name in tensors),
-      width=channels('backbone.bottom_up.stem.conv1.weight', 64),
+      width=channels_in(tensors, 'backbone.bottom_up.stem.conv1.weight', 64),
     ),
-    num_classes=channels(f'{_HEAD}.cls_logits.bias', 80),
-    channels=channels('backbone.fpn_output3.bias', 256),
-    # Convolution, norm, ReLU: three numbers each.
-    depth=max((int(m[1]) // 3 + 1 for m in towers if m), default=4),
+    num_classes=channels_in(tensors, f'{_HEAD}.cls_logits.bias', 80),
+    channels=channels_in(tensors, 'backbone.fpn_output3.bias', 256),
+    depth=depth_in(tensors, _TOWER),
     embedding_dim=sum(
-      channels(f'pixel_head.{kind}_embed_head.bias', 0) for kind in ('spatial', 'free')
+      channels_in(tensors, f'pixel_head.{kind}_embed_head.bias', 0)
+      for kind in ('spatial', 'free')
     ),
     preset=PRESET,
   )

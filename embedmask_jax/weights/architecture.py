@@ -118,18 +118,21 @@ class BlockTensor:
     return self.name.replace('conv', 'norm')
 
 
-def count_blocks(names: Iterable[str], pattern: str) -> tuple[int, int, int, int]:
-  """Returns the number of blocks of stages 1..4.
+def count_blocks(
+  names: Iterable[str], pattern: str, *, first_stage: int = 1
+) -> tuple[int, int, int, int]:
+  """Returns the number of blocks of the four stages.
 
   Args:
     names: tensor or module names.
-    pattern: regular expression that matches a name of a block, with the stage
-      (1..4) and the index inside it as its two groups.
+    pattern: regular expression that matches a name of a block, with the stage and
+      the index inside it as its two groups.
+    first_stage: number of the first stage in the names.
   """
   last = [-1] * _STAGES
   for name in names:
     if match := re.match(pattern, name):
-      stage, block = int(match[1]) - 1, int(match[2])
+      stage, block = int(match[1]) - first_stage, int(match[2])
       last[stage] = max(last[stage], block)
   return (last[0] + 1, last[1] + 1, last[2] + 1, last[3] + 1)
 

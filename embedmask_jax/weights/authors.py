@@ -201,27 +201,36 @@ def export_authors(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return write_places(variables, places(_sizes_of_variables(variables)))
 
 
-def _in_tower(name: str) -> re.Match[str] | None:
-  return re.match(_TOWER, name)
+def channels_in(tensors: Mapping[str, Any], key: str, default: int) -> int:
+  """Returns the output channels of a tensor of theirs, or `default` without it."""
+  shape = np.shape(tensors.get(key, 0))
+  return shape[0] if shape else default
+
+
+def depth_in(tensors: Mapping[str, Any], pattern: str) -> int:
+  """Returns the number of convolutions in each of their towers.
+
+  Args:
+    tensors: theirs by name.
+    pattern: regular expression whose group is the number of a layer of a tower.
+  """
+  layers = (int(match[1]) for name in tensors if (match := re.match(pattern, name)))
+  # Convolution, norm, ReLU: three numbers each.
+  return max((layer // 3 + 1 for layer in layers), default=4)
 
 
 def _sizes_of_state_dict(tensors: Mapping[str, Any]) -> Sizes:
-  def channels(key: str, default: int) -> int:
-    shape = np.shape(tensors.get(key, 0))
-    return shape[0] if shape else default
-
   return Sizes(
     backbone=Backbone(
       blocks=count_blocks(tensors, _BLOCK),
       bottleneck=any(re.match(_BLOCK + 'conv3', name) for name in tensors),
-      width=channels('backbone.body.stem.conv1.weight', 64),
+      width=channels_in(tensors, 'backbone.body.stem.conv1.weight', 64),
     ),
-    num_classes=channels('rpn.head.cls_logits.bias', 80),
-    channels=channels('backbone.fpn.fpn_layer2.bias', 256),
-    # Convolution, norm, ReLU: three numbers each.
-    depth=max((int(m[1]) // 3 + 1 for m in map(_in_tower, tensors) if m), default=4),
+    num_classes=channels_in(tensors, 'rpn.head.cls_logits.bias', 80),
+    channels=channels_in(tensors, 'backbone.fpn.fpn_layer2.bias', 256),
+    depth=depth_in(tensors, _TOWER),
     embedding_dim=sum(
-      channels(f'rpn.head.pixel_{part}embed_pred.bias', 0)
+      channels_in(tensors, f'rpn.head.pixel_{part}embed_pred.bias', 0)
       for part in ('', 'spatial_', 'other_')
     ),
     preset=_preset_of(

@@ -17,7 +17,6 @@ differ in everything around:
   255 times torchvision's, (103.53, 116.28, 123.675). All this is exact.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,6 +45,7 @@ TORCHVISION_SETTINGS: dict[str, Any] = {
 _TORCHVISION_STD = np.array([0.229, 0.224, 0.225])
 _TORCHVISION_EPSILON = 1e-5
 
+# Their stages are numbered 2..5.
 _MSRA_BLOCK = r'res(\d)_(\d+)_branch2'
 _TORCHVISION_BLOCK = r'layer(\d)\.(\d+)\.'
 _UNUSED = {
@@ -88,7 +88,7 @@ def import_backbone(
   tensors = strip_module(state_dict)
   backbone = backbone_of(variables['params']['backbone'])
   if 'conv1_w' in tensors:
-    _check_blocks(_msra_blocks(tensors), backbone)
+    _check_blocks(count_blocks(tensors, _MSRA_BLOCK, first_stage=2), backbone)
     return _import(tensors, variables, backbone, _Msra(preset))
   if 'conv1.weight' in tensors and 'layer1.0.conv1.weight' in tensors:
     _check_blocks(count_blocks(tensors, _TORCHVISION_BLOCK), backbone)
@@ -225,15 +225,6 @@ def _without_norm(
   if has_leaf(variables, ('params', 'backbone', 'stem', 'norm', 'scale')):
     del settings['norm']
   return settings
-
-
-def _msra_blocks(tensors: Mapping[str, Any]) -> tuple[int, int, int, int]:
-  """The blocks of a caffe2 file, whose stages are numbered 2..5."""
-  renumbered = []
-  for name in tensors:
-    if match := re.match(_MSRA_BLOCK, name):
-      renumbered.append(f'{int(match[1]) - 1}.{match[2]}')
-  return count_blocks(renumbered, r'(\d)\.(\d+)')
 
 
 def _check_blocks(found: tuple[int, int, int, int], backbone: Backbone) -> None:

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from embedmask_jax.predict.mask_windows import window_of
+from embedmask_jax.data.mask_windows import window_of
 from embedmask_jax.predict.merging import TileFindings, merge_tiles
 from embedmask_jax.predict.tiles import plan_tiles
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from embedmask_jax.predict.mask_windows import (
+from embedmask_jax.data.mask_windows import (
   encode_window,
   union,
   unpack_window,
