@@ -16,7 +16,12 @@ from embedmask_jax.models.factory import init_variables
 from embedmask_jax.models.resnet import ResNet
 from embedmask_jax.presets import PRESETS
 from embedmask_jax.weights.adelaidet import import_adelaidet, is_adelaidet
-from embedmask_jax.weights.architecture import MSRA_SETTINGS, Backbone, backbone_of
+from embedmask_jax.weights.architecture import (
+  MSRA_SETTINGS,
+  Backbone,
+  backbone_of,
+  count_blocks,
+)
 from embedmask_jax.weights.authors import (
   Sizes,
   export_authors,
@@ -357,6 +362,12 @@ def test_backbone_of_another_depth_is_refused():
   deeper = torchvision_state_dict(Backbone((3, 4, 6, 3), False, WIDTH))
   with pytest.raises(UserError, match=r'\(3, 4, 6, 3\) blocks'):
     import_backbone(deeper, variables)
+
+
+@pytest.mark.parametrize('name', ['layer0.0.conv1.weight', 'layer5.0.conv1.weight'])
+def test_a_backbone_of_other_stages_is_refused(name):
+  with pytest.raises(UserError, match=name):
+    count_blocks([name], r'layer(\d)\.(\d+)\.')
 
 
 def test_backbone_without_batch_norm_is_refused():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from embedmask_jax.errors import UserError
 from embedmask_jax.models.resnet import ARCHITECTURES
 
 STEM = 'stem'
@@ -128,11 +129,16 @@ def count_blocks(
     pattern: regular expression that matches a name of a block, with the stage and
       the index inside it as its two groups.
     first_stage: number of the first stage in the names.
+
+  Raises:
+    UserError: a name is of a fifth stage, or of one before the first.
   """
   last = [-1] * _STAGES
   for name in names:
     if match := re.match(pattern, name):
       stage, block = int(match[1]) - first_stage, int(match[2])
+      if stage not in range(_STAGES):
+        raise UserError(f'{name} is of none of the four stages of a ResNet')
       last[stage] = max(last[stage], block)
   return (last[0] + 1, last[1] + 1, last[2] + 1, last[3] + 1)
 
