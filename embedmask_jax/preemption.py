@@ -41,7 +41,9 @@ class StopRequest:
   def __init__(self) -> None:
     self.is_by_hand = False
     self._is_asked = threading.Event()
+    self._is_urgent = threading.Event()
     self._before: dict[int, Any] = {}
+    self._wakeup = -1
 
   def is_due(self, step: int) -> bool:
     """Whether to stop with `step` updates done; every host must ask for every step."""
@@ -62,40 +64,67 @@ class StopRequest:
       numbers.append(signal.SIGINT)
     self._before = {number: signal.signal(number, self._ask) for number in numbers}
     if signal.SIGINT in numbers:
-      received, self._wakeup = os.pipe()
-      os.set_blocking(self._wakeup, False)
-      self._wakeup_before = signal.set_wakeup_fd(
-        self._wakeup, warn_on_full_buffer=False
-      )
-      threading.Thread(target=_answer, args=(received,), daemon=True).start()
+      self._answer_at_once()
     return self
+
+  def _answer_at_once(self) -> None:
+    received, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    if before == -1:
+      self._wakeup = wakeup
+      arguments = received, self._is_urgent
+      threading.Thread(target=_answer, args=arguments, daemon=True).start()
+    else:
+      # Somebody else's, such as an event loop's.
+      signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+      os.close(received)
+      os.close(wakeup)
 
   def _ask(self, number: int, _: FrameType | None) -> None:
     self._is_asked.set()
     if number == signal.SIGINT:
       self.is_by_hand = True
       signal.signal(signal.SIGINT, signal.default_int_handler)
+      if self._wakeup == -1:
+        _warn()
+      if self._is_urgent.is_set():
+        raise KeyboardInterrupt
 
   def __exit__(self, *_: object) -> None:
-    if signal.SIGINT in self._before:
-      signal.set_wakeup_fd(self._wakeup_before)
+    if self._wakeup != -1:
+      signal.set_wakeup_fd(-1)
       os.close(self._wakeup)
     for number, handler in self._before.items():
-      signal.signal(number, handler)
+      # None: not of Python.
+      if handler is not None:
+        signal.signal(number, handler)
 
 
-def _answer(received: int) -> None:
+def _answer(received: int, is_urgent: threading.Event) -> None:
   """Warns of the first SIGINT among the signals whose numbers are `received`.
+
+  Sets `is_urgent` at the second one: two that come during one call from the main thread
+  are one to the handler.
 
   A thread of its own, since handlers wait for the end of what the main thread has
   called, and that may be the compiler.
   """
+  interrupts = 0
   with open(received, 'rb', buffering=0) as numbers:
+    # To its end, since Python complains where nobody reads.
     while number := numbers.read(1):
-      if number[0] == signal.SIGINT:
-        logging.warning(
-          'stopping after this step (a compilation or evaluation is finished first); '
-          'once more to stop at once'
-        )
-        # To its end, since Python complains where nobody reads.
-        numbers.read()
+      if number[0] != signal.SIGINT:
+        continue
+      interrupts += 1
+      if interrupts == 1:
+        _warn()
+      else:
+        is_urgent.set()
+
+
+def _warn() -> None:
+  logging.warning(
+    'stopping after this step (a compilation or evaluation is finished first); once '
+    'more to stop at once, or when the compilation ends'
+  )

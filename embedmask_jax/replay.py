@@ -23,8 +23,9 @@ from embedmask_jax.data.transforms import Arrays
 from embedmask_jax.devices import data_mesh, replicate, split
 from embedmask_jax.errors import UserError
 from embedmask_jax.hosts import from_first, is_first
+from embedmask_jax.models.factory import build_model
 from embedmask_jax.storage import located
-from embedmask_jax.stored_model import load_model
+from embedmask_jax.stored_model import read_variables
 from embedmask_jax.structures import Batch
 from embedmask_jax.train_state import TrainState, create_train_state
 from embedmask_jax.train_step import make_train_step
@@ -125,7 +126,9 @@ def replay(workdir: epath.PathLike) -> str:
   image_ids = batch.pop('image_id')
   config = stored.metadata.config
   mesh = data_mesh(1)
-  model, variables = load_model(stored, config, mesh)
+  model = build_model(config.model, len(stored.metadata.class_names))
+  # On the host: the step gives away what it is given on the device.
+  variables = read_variables(stored, config)
   optimizer = optax.set_to_zero()
   train_step = make_train_step(model, optimizer, mesh, seed=config.seed)
   step = np.int32(stored.step)

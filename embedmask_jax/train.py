@@ -255,6 +255,9 @@ def _train(config: ConfigDict, workdir: epath.Path, mesh: Mesh) -> TrainResult:
     if first_step >= num_steps:
       logging.info('all %d steps are done: evaluating', num_steps)
       metrics, folder = evaluate(state, first_step)
+    if stop.is_by_hand:
+      # All is done and saved, but nothing is to follow.
+      raise KeyboardInterrupt
   return TrainResult(int(state.step), metrics, folder, time.perf_counter() - start)
 
 

@@ -155,6 +155,8 @@ def test_slurm_submits_one_process_per_gpu_and_requeues(tmp_path):
   # An evaluation is finished before the state is saved, however long it takes.
   longer = launch('slurm.sh', *RUN, PATH=path, NOTICE='7200', **environment)
   assert '--signal=TERM@7200' in longer.splitlines()
+  # Slurm would send the signal at once, again and again.
+  launch('slurm.sh', *RUN, status=2, PATH=path, TIME='0-00:30:00', **environment)
   # srun does not take it from the job.
   assert '--cpus-per-task=12' in printed.splitlines()
   words = ''.join(f'[{w}]' for w in ['--cpus-per-task=12', 'py', *MODULE, *RUN])

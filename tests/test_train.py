@@ -238,17 +238,30 @@ def test_a_second_interrupt_is_obeyed_at_once(toy, tmp_path, monkeypatch):
   assert list_steps(tmp_path / 'checkpoints') == [3]
 
 
-def test_interrupted_while_it_evaluates_it_finishes_that(toy, tmp_path, monkeypatch):
-  class Interrupted(ToyEvaluator):
-    def __call__(self, *args, **kwargs):
-      signal.raise_signal(signal.SIGINT)
-      return super().__call__(*args, **kwargs)
+class InterruptedEvaluator(ToyEvaluator):
+  def __call__(self, *args, **kwargs):
+    signal.raise_signal(signal.SIGINT)
+    return super().__call__(*args, **kwargs)
 
-  monkeypatch.setattr(train_module, 'Evaluator', Interrupted)
+
+def test_interrupted_while_it_evaluates_it_finishes_that(toy, tmp_path, monkeypatch):
+  monkeypatch.setattr(train_module, 'Evaluator', InterruptedEvaluator)
   with pytest.raises(PreemptedError, match='saved at step 5 of 8'):
     train(tiny_config(train__eval_every=4), tmp_path)
   assert ToyEvaluator.calls == [4]
   assert list_steps(tmp_path / 'checkpoints') == [4, 5]
+
+
+def test_interrupted_at_its_end_a_run_saves_and_is_interrupted(
+  toy, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(train_module, 'Evaluator', InterruptedEvaluator)
+  # With steps to do, and started again without any.
+  for _ in range(2):
+    with pytest.raises(KeyboardInterrupt):
+      train(tiny_config(), tmp_path)
+    assert ToyEvaluator.calls[-1] == 8
+    assert list_steps(tmp_path / 'checkpoints')[-1] == 8
 
 
 def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_run(toy, tmp_path, caplog):

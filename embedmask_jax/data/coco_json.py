@@ -108,7 +108,7 @@ def _check_references(path: str, content: dict) -> None:
     shown = [f'{entry["id"]} ({reprlib.repr(entry["iscrowd"])})' for entry in odd]
     raise UserError(
       f'{path}: {len(odd)} annotations have neither 0 nor 1 as iscrowd: '
-      f'{shorten(shown)}'
+      f'{shorten(shown)}; set it to 0, or to 1 for a crowd'
     )
 
 

@@ -14,11 +14,21 @@ here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/step.sh"
 [[ $# -ge 1 && -n ${NODES:-} && -n ${GPUS_PER_NODE:-} ]] || usage
 
+time=${TIME:-24:00:00} notice=${NOTICE:-1800}
+if [[ $time =~ ^(([0-9]+)-)?([0-9]+):([0-9]+):([0-9]+)$ ]]; then
+  hours=$((10#${BASH_REMATCH[2]:-0} * 24 + 10#${BASH_REMATCH[3]}))
+  seconds=$(((hours * 60 + 10#${BASH_REMATCH[4]}) * 60 + 10#${BASH_REMATCH[5]}))
+  if ((seconds <= notice)); then
+    echo "error: TIME=$time is not above NOTICE=$notice seconds: the job would be told" \
+      "to stop at once, again and again" >&2
+    exit 2
+  fi
+fi
 cores=${CPUS_PER_TASK:-12}
 options=(
   --job-name=embedmask "--nodes=$NODES" "--ntasks-per-node=$GPUS_PER_NODE"
   "--gpus-per-node=$GPUS_PER_NODE" "--cpus-per-task=$cores"
-  "--time=${TIME:-24:00:00}" "--signal=TERM@${NOTICE:-1800}" --requeue
+  "--time=$time" "--signal=TERM@$notice" --requeue
   --open-mode=append --output=embedmask-%j.log
 )
 [[ -z ${PARTITION:-} ]] || options+=("--partition=$PARTITION")
