@@ -65,7 +65,7 @@ def lovasz_hinge(logits: Array, targets: Array, valid: Array | bool = True) -> A
 def _lovasz_extension(errors: Array, targets: Array) -> Array:
   """Returns sum_i e_(i) (J_i - J_(i-1)) over non-negative errors, descending."""
   sorted_keys = jnp.sort(_sort_keys(errors, targets), axis=-1)
-  return _loss(sorted_keys, errors.dtype)
+  return _loss(sorted_keys, _jaccard(sorted_keys, errors.dtype), errors.dtype)
 
 
 def _forward(errors: Array, targets: Array) -> tuple[Array, Array]:
@@ -108,7 +108,7 @@ def weights_by_search(keys: Array, *, dtype: jnp.dtype) -> tuple[Array, Array]:
   growth = jnp.take_along_axis(jaccard, first, -1) - jnp.take_along_axis(
     jaccard, last, -1
   )
-  return _loss(sorted_keys, dtype), (growth / (last - first)).astype(dtype)
+  return _loss(sorted_keys, jaccard, dtype), (growth / (last - first)).astype(dtype)
 
 
 def weights_by_sorting(keys: Array, *, dtype: jnp.dtype) -> tuple[Array, Array]:
@@ -133,7 +133,7 @@ def weights_by_sorting(keys: Array, *, dtype: jnp.dtype) -> tuple[Array, Array]:
   last = jax.lax.cummin(jnp.where(is_last, places, keys.shape[-1]), axis, reverse=True)
   shares = ((before - after) / (last + 1 - first)).astype(dtype)
   _, weights = jax.lax.sort((pixels, shares), num_keys=1, is_stable=False)
-  return _loss(sorted_keys, dtype), weights
+  return _loss(sorted_keys, jaccard, dtype), weights
 
 
 def _backward(gradient: Array, cotangent: Array) -> tuple[Array, None]:
@@ -171,6 +171,6 @@ def _jaccard(sorted_keys: Array, dtype: jnp.dtype) -> Array:
   return jnp.pad(jaccard, [(0, 0)] * (jaccard.ndim - 1) + [(0, 1)])
 
 
-def _loss(sorted_keys: Array, dtype: jnp.dtype) -> Array:
+def _loss(sorted_keys: Array, jaccard: Array, dtype: jnp.dtype) -> Array:
   errors = jax.lax.bitcast_convert_type(sorted_keys & ~1, dtype)
-  return -jnp.sum(errors * jnp.diff(_jaccard(sorted_keys, dtype), axis=-1), axis=-1)
+  return -jnp.sum(errors * jnp.diff(jaccard, axis=-1), axis=-1)
